@@ -1,0 +1,115 @@
+"""Command-line words into typed arguments and recipe overrides, through jsonargparse.
+
+In: a verb and its words. Out: the verb's own arguments, and the settings that were given as a
+nested mapping (`{"pretrain": {"steps": 200}}`), to be put on top of a recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hornbook.errors import HornbookError
+from hornbook.recipe import SECTIONS, recipe_parser, type_problem
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from hornbook.cli import Verb
+
+SHORTHANDS = {"--init": "--pretrain.init", "--feed": "--data.feed"}
+"""Short spellings of settings that people reach for first."""
+
+
+def parse(verb: Verb, words: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
+    """Parse a verb's words. Exits 0 after printing --help.
+
+    Returns:
+        The verb's own arguments (with their defaults), and the recipe settings that were given.
+
+    Raises:
+        HornbookError: an unknown option (with the nearest right name) or a wrong value.
+    """
+    parser = build_parser(verb)
+    try:
+        given = parser.parse_args([_spelling(word) for word in words], defaults=False)
+    except argparse.ArgumentError as error:
+        raise _explained(error, parser, verb) from error
+    overrides = {
+        name: given.pop(name).as_dict() for name in verb.sections if given.get(name) is not None
+    }
+    own = parser.get_defaults()
+    for key, value in given.items():
+        own[key] = value
+    return own, overrides
+
+
+def build_parser(verb: Verb) -> ArgumentParser:
+    """The parser of one verb: its own arguments, then its recipe sections."""
+    parser = recipe_parser(
+        prog=f"hornbook {verb.name}",
+        description=verb.description,
+        formatter_class=_formatter(),
+        usage=argparse.SUPPRESS,
+    )
+    verb.arguments(parser)
+    for section in verb.sections:
+        parser.add_class_arguments(SECTIONS[section], section)
+    return parser
+
+
+def _formatter() -> type[argparse.HelpFormatter]:
+    from jsonargparse import DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        """Keeps the examples in a description as they are, and fills a screen of 96 columns."""
+
+        def __init__(self, prog: str, **options: Any) -> None:
+            super().__init__(prog, max_help_position=34, width=96, **options)
+
+    return Formatter
+
+
+def _spelling(word: str) -> str:
+    """`--pretrain.stop-at-loss=x` and shorthands as the fields are spelled."""
+    if not word.startswith("--"):
+        return word
+    option, equals, value = word.partition("=")
+    option = SHORTHANDS.get(option, option)
+    if "." in option:
+        option = "--" + option[2:].replace("-", "_")
+    return option + equals + value
+
+
+def _explained(error: argparse.ArgumentError, parser: ArgumentParser, verb: Verb) -> HornbookError:
+    message = str(error)
+    unknown = re.search(r"unrecognized arguments: (\S+)", message)
+    if unknown is None:
+        return HornbookError(
+            type_problem(message), hint=f"`hornbook {verb.name} --help` lists the settings"
+        )
+    word = unknown.group(1)
+    options = [
+        option
+        for action in parser._actions
+        for option in action.option_strings
+        if option.startswith("--") and not option.endswith(("+", ".help"))
+    ]
+    if word.startswith("-"):
+        return HornbookError(f"unknown option {word.partition('=')[0]}", hint=_near(word, options))
+    return HornbookError(
+        f"unexpected argument {word!r}", hint=f"`hornbook {verb.name} --help` shows what it takes"
+    )
+
+
+def _near(word: str, options: list[str]) -> str:
+    """The option whose name, or whose last part (`steps` of `--pretrain.steps`), is nearest."""
+    tail = word.partition("=")[0].lstrip("-").rpartition(".")[2].replace("-", "_")
+    tails = {option.lstrip("-").rpartition(".")[2]: option for option in reversed(options)}
+    close = difflib.get_close_matches(tail, tails, n=1, cutoff=0.6)
+    return f"Did you mean {tails[close[0]]}?" if close else "See --help for the options"
+
+

@@ -1,0 +1,288 @@
+"""What each verb does, once its words are parsed.
+
+In: the verb's own arguments and the recipe settings given with it. Out: an exit code; results on
+stdout, messages on stderr. Rooms are imported when their verb runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hornbook.errors import HornbookError
+from hornbook.progress import say
+from hornbook.recipe import (
+    Recipe,
+    build_recipe,
+    built_in_recipes,
+    check_keys,
+    find_recipe,
+    load_recipe,
+    merge,
+    read_recipe,
+    recipe_as_dict,
+)
+from hornbook.run import RunDirectory
+from hornbook.stages import (
+    STAGES,
+    evaluate_model,
+    load_for_generation,
+    run_stages,
+    tokens_folder,
+)
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM, when what was done is saved."""
+
+
+def quickstart(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """`run quickstart`, on the user's own text where `--text` names some."""
+    if arguments.text:
+        overrides = merge(overrides, {"prepare": {"inputs": arguments.text}})
+    recipe = load_recipe("quickstart", overrides)
+    run_directory = RunDirectory(Path(arguments.run or f"runs/{recipe.name}"))
+    return _run_whole_road(recipe, run_directory)
+
+
+def run(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """Every stage of a recipe; a run directory in the recipe's place goes on with that run."""
+    source = Path(arguments.recipe)
+    recipe = load_recipe(arguments.recipe, overrides)
+    is_run = (source / "recipe.yaml").is_file()
+    folder = arguments.run or (str(source) if is_run else f"runs/{recipe.name}")
+    return _run_whole_road(recipe, RunDirectory(Path(folder)))
+
+
+def _run_whole_road(recipe: Recipe, run_directory: RunDirectory) -> int:
+    with run_directory.lock():
+        run_directory.adopt(recipe)
+        finished = run_stages(recipe, run_directory, list(STAGES))
+        page = _write_report([run_directory.path], None)
+    if not finished:
+        say(f"stopped; `hornbook run {run_directory.path}` goes on from here")
+        return INTERRUPTED
+    _show_outcome(recipe, run_directory, page)
+    return 0
+
+
+def _show_outcome(recipe: Recipe, run_directory: RunDirectory, page: Path) -> None:
+    """Where things are, how good the model is, a sample of it, and what to try next."""
+    path = run_directory.path
+    record = run_directory.record("evaluate")
+    measured = record.summary if record and record.summary else {}
+    sample = _last_sample(path)
+    lines = [
+        "",
+        f"held-out bits per byte  {measured.get('bits_per_byte', float('nan')):.3f}   "
+        f"(loss {measured.get('loss', float('nan')):.3f} nats a token, "
+        f"perplexity {measured.get('perplexity', float('nan')):.1f})",
+        "",
+        *(["A sample:", "", *("  | " + line for line in sample.splitlines()), ""]
+          if sample else []),
+        f"report        {page}",
+        f"checkpoints   {path / 'pretrain' / 'checkpoints'}",
+        f"export        {path / 'export'}   (loads with transformers' from_pretrained)",
+        "",
+        "Try next:",
+        f"  hornbook generate {path} \"{_prompt(sample)}\"",
+        f"  hornbook inspect {path}",
+        f"  hornbook run {path} --pretrain.minutes "
+        f"{max(recipe.pretrain.minutes, 1) * 3:g}    # train on",
+        "  hornbook quickstart --text my-text.txt --run runs/mine",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _last_sample(path: Path) -> str:
+    file = path / "pretrain" / "samples.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    if not lines:
+        return ""
+    sample = json.loads(lines[-1])
+    return str(sample["prompt"] + sample["text"])
+
+
+def _prompt(sample: str) -> str:
+    """The first words of a sample, as a prompt that can be typed in quotes."""
+    first_line = next((line for line in sample.splitlines() if line.strip()), "Once")
+    return " ".join(first_line.replace('"', "").split()[:3])
+
+
+def prepare(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """The prepare stage alone."""
+    if arguments.inputs:
+        overrides = merge(overrides, {"prepare": {"inputs": arguments.inputs}})
+    return stage_verb(verb, arguments, overrides)
+
+
+def stage_verb(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """One stage of a run directory."""
+    recipe, run_directory = _recipe_and_run(arguments, overrides)
+    with run_directory.lock():
+        run_directory.adopt(recipe)
+        finished = run_stages(recipe, run_directory, [verb])
+    if not finished:
+        say(f"stopped; `hornbook {verb} --run {run_directory.path}` goes on from here")
+        return INTERRUPTED
+    say(f"{verb}: written to {run_directory.folder(verb)}")
+    return 0
+
+
+def _recipe_and_run(
+    arguments: Namespace, overrides: dict[str, Any]
+) -> tuple[Recipe, RunDirectory]:
+    """The recipe and the run directory that --recipe and --run mean together.
+
+    --run alone: the directory's own recipe, or defaults named after a new directory. --recipe
+    alone: runs/NAME. Neither: an error that says so.
+    """
+    if arguments.recipe is None and arguments.run is None:
+        raise HornbookError(
+            "which run?", hint="Give --run DIR, or --recipe NAME (`hornbook recipes` lists them)"
+        )
+    run_directory = RunDirectory(Path(arguments.run)) if arguments.run else None
+    if arguments.recipe is not None:
+        recipe = load_recipe(arguments.recipe, overrides)
+    elif run_directory is not None and run_directory.recipe_file.exists():
+        recipe = load_recipe(str(run_directory.recipe_file), overrides)
+    else:
+        check_keys(overrides, Recipe, "command line")
+        recipe = build_recipe({"name": Path(arguments.run).name, **overrides}, "command line")
+    return recipe, run_directory or RunDirectory(Path(f"runs/{recipe.name}"))
+
+
+def _recipe_of(source: Path, overrides: dict[str, Any]) -> Recipe:
+    """The recipe of a run directory, or the defaults for any other model directory."""
+    values = read_recipe(source / "recipe.yaml") if (source / "recipe.yaml").is_file() else {}
+    check_keys(overrides, Recipe, "command line")
+    return build_recipe(merge(values, overrides), str(source))
+
+
+def generate(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """Stream continuations of the prompts to stdout."""
+    from hornbook.model.generate import generate_text
+
+    source = Path(arguments.model)
+    recipe = _recipe_of(source, overrides)
+    decoder, tokenizer = load_for_generation(source, arguments.device)
+    for prompt in arguments.prompts or [""]:
+        sys.stdout.write(prompt)
+
+        def show(row: int, text: str) -> None:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+        generate_text(decoder, tokenizer, [prompt], recipe.generate, on_text=show)
+        sys.stdout.write("\n")
+    return 0
+
+
+def evaluate(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """Held-out loss of any model directory; a run's is kept in its evals.jsonl."""
+    source = Path(arguments.model)
+    recipe = _recipe_of(source, overrides)
+    validation = source / "prepare" / "validation"
+    if recipe.evaluate.text is None and not validation.is_dir():
+        raise HornbookError(
+            "there is no held-out text here to evaluate on", where=source,
+            hint="Name some with --evaluate.text PATH",
+        )
+    is_run = (source / "recipe.yaml").is_file()
+    out = Path(arguments.out) if arguments.out else source / "evaluate" if is_run else None
+    record = evaluate_model(source, recipe, [validation], out)
+    if arguments.json:
+        sys.stdout.write(json.dumps(record) + "\n")
+        return 0
+    for key, value in record.items():
+        shown = f"{value:,.4f}" if isinstance(value, float) else value
+        sys.stdout.write(f"{key:<16}{shown}\n")
+    return 0
+
+
+def report(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """report.html of one run, or a comparison of several."""
+    runs = [Path(run) for run in arguments.runs]
+    page = _write_report(runs, Path(arguments.out) if arguments.out else None)
+    sys.stdout.write(f"{page}\n")
+    return 0
+
+
+def _write_report(runs: list[Path], out: Path | None) -> Path:
+    from hornbook.report.build import build_report
+
+    default = runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html")
+    return build_report(runs, out or default)
+
+
+def export(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """A stock Hugging Face directory of any model directory."""
+    from hornbook.publish.export import export as export_model
+
+    source = Path(arguments.model)
+    out = export_model(source, Path(arguments.out) if arguments.out else source / "export")
+    sys.stdout.write(f"{out}\n")
+    return 0
+
+
+def inspect(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """Rows of the real batches, token by token."""
+    from rich.console import Console
+
+    from hornbook.model.presets import resolve
+    from hornbook.report.inspect import inspect_run
+    from hornbook.tokenizer.tokenizer import Tokenizer
+    from hornbook.tokens.loader import open_source
+
+    run_directory = RunDirectory(Path(arguments.run))
+    recipe = load_recipe(str(find_recipe(arguments.run)), overrides)
+    tokens = tokens_folder(recipe, run_directory)
+    tokenizer = Tokenizer.load(tokens / "tokenizer")
+    length = recipe.data.sequence_length or resolve(recipe.model, tokenizer.size).context
+    source = open_source(recipe.data, tokens, length, "train", rows_per_step=1)
+    console = Console()
+    for part in inspect_run(tokenizer, source, arguments.rows, start=arguments.start):
+        console.print(part)
+    return 0
+
+
+def doctor(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """What works here; exit code 2 when something that is needed does not."""
+    from rich.console import Console
+
+    from hornbook.report.doctor import doctor as examine
+    from hornbook.report.doctor import doctor_table
+
+    checks = examine()
+    if arguments.json:
+        sys.stdout.write(json.dumps([dataclasses.asdict(check) for check in checks]) + "\n")
+    else:
+        Console().print(doctor_table(checks))
+    return 2 if any(check.status == "fail" for check in checks) else 0
+
+
+def recipes(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """List the built-in recipes and model sizes, or print one recipe."""
+    if arguments.name:
+        sys.stdout.write(find_recipe(arguments.name).read_text(encoding="utf-8"))
+        return 0
+    from hornbook.model.count import parameters
+    from hornbook.model.presets import PRESETS
+
+    sys.stdout.write("Recipes (hornbook run NAME; hornbook recipes NAME shows one):\n")
+    for name, path in built_in_recipes().items():
+        values = recipe_as_dict(load_recipe(str(path)))
+        sys.stdout.write(f"  {name:<26}{values['description']}\n")
+    sys.stdout.write("\nModel sizes (--model.preset NAME), with their own vocabulary:\n")
+    for name, config in PRESETS.items():
+        count = parameters(config).total / 1e6
+        sys.stdout.write(
+            f"  {name:<26}{config.family:<7}{count:>9,.1f}M parameters, {config.layers} layers,"
+            f" width {config.width}, context {config.context}\n"
+        )
+    return 0

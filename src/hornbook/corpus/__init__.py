@@ -1,0 +1,1 @@
+"""Text made better: read, normalise, de-duplicate, split."""

@@ -1,0 +1,26 @@
+"""Settings of the evaluate stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class EvaluateConfig:
+    """Held-out loss, perplexity and bits per byte."""
+
+    text: str | None = None
+    """Evaluate on this file or folder instead of the run's own validation documents."""
+
+    max_tokens: int = 0
+    """Evaluate at most this many tokens; 0: all."""
+
+    stride: int = 0
+    """Tokens by which the window moves; 0: half the context, so every token but the first ones is
+    predicted from at least half a context."""
+
+    batch: int = 16
+    """Rows of a whole context in one forward pass; of shorter documents, more."""
+
+    device: str = "auto"
+    """Where to evaluate: auto, cpu, cuda, mps."""

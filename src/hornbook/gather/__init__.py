@@ -1,0 +1,1 @@
+"""Text in: one file a source, one polite HTTP client."""

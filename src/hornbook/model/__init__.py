@@ -1,0 +1,1 @@
+"""The decoder, its families, and generation with a KV cache."""

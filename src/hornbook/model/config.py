@@ -1,0 +1,120 @@
+"""What a model is: the recipe's section, and the resolved architecture.
+
+`ModelSettings` is what a person writes (a preset and what differs from it); `ModelConfig` is the
+complete architecture that the decoder is built from and that checkpoints carry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Family = Literal["gpt2", "phi", "llama", "qwen3"]
+RopeScaling = Literal["none", "llama3"]
+
+
+@dataclass
+class ModelSettings:
+    """The model to train: a preset, and any field of it changed."""
+
+    preset: str = "gpt2-124m"
+    """Name of a built-in size; `hornbook recipes` lists them."""
+
+    context: int | None = None
+    """Longest sequence, in tokens."""
+
+    layers: int | None = None
+    """Number of decoder blocks."""
+
+    heads: int | None = None
+    """Attention heads."""
+
+    kv_heads: int | None = None
+    """Key/value heads (llama, qwen3): fewer than `heads` is grouped-query attention."""
+
+    width: int | None = None
+    """Model width (hidden size)."""
+
+    mlp_width: int | None = None
+    """Width inside the feed-forward layer."""
+
+    head_dim: int | None = None
+    """Width of a head; default width / heads."""
+
+    tied: bool | None = None
+    """Share the embedding matrix with the output head."""
+
+    dropout: float | None = None
+    """Dropout probability of embeddings, attention and residual branches."""
+
+    vocabulary_rows: int | None = None
+    """Rows of the embedding; default: the tokenizer's size rounded up to a multiple of 64.
+    Rows past the tokenizer's size only pad, and are masked in loss and sampling."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A complete architecture. All sizes are counts; nothing is left to be guessed."""
+
+    family: Family
+    vocabulary: int
+    """Ids that can occur: 0 <= id < vocabulary."""
+    vocabulary_rows: int
+    """Rows of embedding and head in memory, >= vocabulary. A multiple of 64 is faster."""
+    context: int
+    """Longest sequence, in tokens."""
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    width: int
+    mlp_width: int
+    tied: bool
+    """The head uses the embedding matrix."""
+    embedding_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    norm_epsilon: float = 1e-5
+    rope_theta: float = 10000.0
+    rotary_fraction: float = 1.0
+    """Share of each head's dimensions that is rotated (phi: 0.4)."""
+    rope_scaling: RopeScaling = "none"
+    """`llama3`: slow rotations are slowed further, as Llama 3.1 does for its long context."""
+    rope_factor: float = 1.0
+    rope_low_frequency_factor: float = 1.0
+    rope_high_frequency_factor: float = 4.0
+    rope_original_context: int = 0
+    """The four numbers of `llama3` scaling, under the names of its stock config."""
+    initializer_range: float = 0.02
+    exported_rows: int | None = None
+    """`vocab_size` of the exported model; None: `vocabulary`, so that rows which only pad are left
+    out. A number only where the stock model has such rows itself (Phi-2: 51,200)."""
+
+
+@dataclass
+class GenerateConfig:
+    """How text is sampled from a model."""
+
+    max_tokens: int = 200
+    """Longest continuation, in tokens."""
+
+    temperature: float = 0.8
+    """Sharpness of the distribution; 0 is greedy."""
+
+    top_k: int = 0
+    """Sample among the k most likely tokens; 0: all."""
+
+    top_p: float = 0.95
+    """Sample among the likeliest tokens that together have this probability; 1: all."""
+
+    min_p: float = 0.0
+    """Leave out tokens less likely than this share of the likeliest one."""
+
+    repetition_penalty: float = 1.0
+    """Divide the (positive) logits of tokens that occurred by this (CTRL, arXiv:1909.05858)."""
+
+    stop: list[str] = field(default_factory=list)
+    """Strings that end the text; they are not returned."""
+
+    seed: int = 1337
+    """Seed of the sampling."""

@@ -1,0 +1,1 @@
+"""Stock Hugging Face directories out of our checkpoints."""

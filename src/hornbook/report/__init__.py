@@ -1,0 +1,1 @@
+"""One self-contained report.html from one run or several."""

@@ -1,0 +1,156 @@
+"""Run directories: which stage is done, with what settings, from what inputs.
+
+In: a recipe and a directory. Out: `recipe.yaml`, and `stage.json` in each stage's folder, so that
+a run after a crash goes on where it stopped, and a changed setting re-runs what depends on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hornbook import __version__
+from hornbook.errors import HornbookError
+from hornbook.files import disk_errors, read_json, write_json
+from hornbook.progress import say
+from hornbook.recipe import Recipe, load_recipe, write_recipe
+
+RETIRED = "retired"
+"""Folder in a run directory that keeps what a changed setting replaced."""
+
+
+@dataclass
+class StageRecord:
+    """What `stage.json` says of one stage."""
+
+    stage: str
+    fingerprint: str
+    """Hash of the settings that decide the result, and of the inputs."""
+    settings: dict[str, Any]
+    """All settings of the stage's sections, the horizon ones included."""
+    inputs: dict[str, str]
+    """Digests of what was read: the outputs of the stages before."""
+    versions: dict[str, str]
+    started: str
+    ended: str = ""
+    outcome: str = "running"
+    """running, done, stopped (asked to leave; goes on when run again) or failed."""
+    output: str = ""
+    """Digest of what the stage wrote; the input of the stages after it."""
+    summary: dict[str, Any] | None = None
+
+
+class RunDirectory:
+    """One run's directory and the state of its stages."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    def folder(self, stage: str) -> Path:
+        """The folder a stage writes to."""
+        return self.path / stage
+
+    def recipe(self) -> Recipe:
+        """The recipe that the directory was made with."""
+        return load_recipe(str(self.recipe_file))
+
+    def adopt(self, recipe: Recipe) -> None:
+        """Make the directory this recipe's, unless it is another one's."""
+        if self.recipe_file.exists():
+            owner = self.recipe().name
+            if owner != recipe.name:
+                raise HornbookError(
+                    f"this run directory belongs to the recipe {owner!r}, not {recipe.name!r}",
+                    where=self.path, hint="Choose another one with --run DIR",
+                )
+        elif self.path.is_dir() and any(
+            child.name != ".lock" for child in self.path.iterdir()
+        ):
+            raise HornbookError(
+                "this folder has files in it and is not a run directory", where=self.path,
+                hint="Choose another one with --run DIR",
+            )
+        write_recipe(recipe, self.recipe_file)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out of the directory while a command writes to it."""
+        import filelock
+
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise HornbookError(
+                    "another hornbook process is working in this run directory", where=self.path,
+                    hint="Wait for it, or choose another directory with --run DIR",
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def record(self, stage: str) -> StageRecord | None:
+        """The stage's record; None where it never ran or was killed before it could write one."""
+        path = self.folder(stage) / "stage.json"
+        if not path.exists():
+            return None
+        try:
+            return StageRecord(**read_json(path))
+        except TypeError:
+            raise HornbookError(
+                "is not a stage record of this version of hornbook", where=path,
+                hint="Remove the stage's folder to run it again",
+            ) from None
+
+    def write_record(self, record: StageRecord) -> None:
+        """Write `stage.json`, atomically."""
+        write_json(self.folder(record.stage) / "stage.json", vars(record))
+
+    def retire(self, stage: str) -> None:
+        """Move a stage's folder away, since other settings or inputs are asked for now."""
+        folder = self.folder(stage)
+        if not folder.exists():
+            return
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        target = self.path / RETIRED / f"{stage}-{stamp}"
+        with disk_errors(target):
+            target.parent.mkdir(exist_ok=True)
+            os.replace(folder, target)
+        say(f"{stage}: settings or inputs changed; the earlier result is kept in {target}")
+
+
+def digest(value: Any) -> str:
+    """blake2b of a JSON-able value, in hex."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """What the result may depend on besides the settings."""
+    import importlib.metadata
+
+    found = {"hornbook": __version__, "python": platform.python_version()}
+    for package in ("torch", "numpy", "tokenizers"):
+        found[package] = importlib.metadata.version(package)
+    found["platform"] = platform.platform()
+    return found

@@ -1,0 +1,273 @@
+"""The stages of the road, and what runs them in order.
+
+In: a recipe and a run directory. Out: each stage's folder with its `stage.json`. Each stage is one
+function here that hands plain paths and settings to its room; rooms are imported when they run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hornbook.errors import HornbookError, nearest
+from hornbook.files import sha256_of
+from hornbook.progress import say
+from hornbook.recipe import Recipe, fingerprint_settings
+from hornbook.run import RunDirectory, StageRecord, digest, now, versions
+
+if TYPE_CHECKING:
+    from hornbook.model.decoder import Decoder
+    from hornbook.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass
+class Result:
+    """What a stage hands back: a digest of what it wrote, and what is worth knowing of it."""
+
+    output: str
+    summary: dict[str, Any] = field(default_factory=dict)
+    outcome: str = "done"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what it needs and the function that does it."""
+
+    name: str
+    after: tuple[str, ...]
+    """Stages whose outputs it reads."""
+    sections: tuple[str, ...]
+    """Recipe sections that decide its result."""
+    execute: Callable[[Recipe, RunDirectory], Result]
+    inputs: Callable[[Recipe], dict[str, str]] = lambda recipe: {}
+    """Digests of what it reads from outside the run directory."""
+
+
+def prepare_stage(recipe: Recipe, run: RunDirectory) -> Result:
+    """Read, normalise, de-duplicate and split the text."""
+    from hornbook.corpus.prepare import prepare
+
+    folder = run.folder("prepare")
+    report = prepare(recipe.prepare, folder)
+    shards = sorted(folder.glob("*/documents-*.parquet"))
+    return Result(digest([sha256_of(path) for path in shards]), dataclasses.asdict(report))
+
+
+def tokenize_stage(recipe: Recipe, run: RunDirectory) -> Result:
+    """Make the tokenizer and the token shards."""
+    from hornbook.tokens.tokenize import tokenize
+
+    folder = run.folder("tokenize")
+    tokenize(recipe.tokenize, run.folder("prepare"), folder)
+    return Result(sha256_of(folder / "manifest.json"))
+
+
+def pretrain_stage(recipe: Recipe, run: RunDirectory) -> Result:
+    """Train the model; goes on from the newest good checkpoint."""
+    from hornbook.train.pretrain import pretrain
+
+    outcome = pretrain(recipe, tokens_folder(recipe, run), run.folder("pretrain"))
+    return Result(
+        output=digest([outcome.step, outcome.checkpoint]),
+        summary=dataclasses.asdict(outcome),
+        outcome="stopped" if outcome.interrupted else "done",
+    )
+
+
+def evaluate_stage(recipe: Recipe, run: RunDirectory) -> Result:
+    """Measure the newest checkpoint on the held-out documents."""
+    record = evaluate_model(
+        run.path, recipe, [run.folder("prepare") / "validation"], run.folder("evaluate")
+    )
+    return Result(digest(record), record)
+
+
+def export_stage(recipe: Recipe, run: RunDirectory) -> Result:
+    """Write the newest checkpoint as a stock Hugging Face directory."""
+    from hornbook.publish.export import export
+
+    export(run.path, run.folder("export"))
+    return Result(sha256_of(run.folder("export") / "config.json"))
+
+
+def _input_files(recipe: Recipe) -> dict[str, str]:
+    """Size and time of every input file: cheap, and changes whenever a file was written."""
+    found: dict[str, str] = {}
+    for name in recipe.prepare.inputs:
+        path = Path(name)
+        files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
+        for file in files:
+            if file.is_file():
+                stat = file.stat()
+                found[str(file)] = f"{stat.st_size} bytes, {stat.st_mtime_ns}"
+    return found
+
+
+def _token_sources(recipe: Recipe) -> dict[str, str]:
+    manifests = [Path(source.path) / "manifest.json" for source in recipe.data.sources]
+    return {str(path): sha256_of(path) for path in manifests if path.is_file()}
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("prepare", (), ("prepare",), prepare_stage, _input_files),
+        Stage("tokenize", ("prepare",), ("tokenize",), tokenize_stage),
+        Stage(
+            "pretrain", ("tokenize",), ("model", "data", "optimizer", "pretrain"),
+            pretrain_stage, _token_sources,
+        ),
+        Stage("evaluate", ("prepare", "pretrain"), ("evaluate",), evaluate_stage),
+        Stage("export", ("pretrain",), (), export_stage),
+    )
+}
+
+
+def tokens_folder(recipe: Recipe, run: RunDirectory) -> Path:
+    """The run's own token shards, or the first source of the mixture where it has none."""
+    own = run.folder("tokenize")
+    if not (own / "manifest.json").exists() and recipe.data.sources:
+        return Path(recipe.data.sources[0].path)
+    return own
+
+
+def run_stages(recipe: Recipe, run: RunDirectory, names: Sequence[str]) -> bool:
+    """Run the named stages in order, skipping what is done; False when one was asked to stop."""
+    for name in names:
+        record = run_stage(recipe, run, STAGES[name])
+        if record.outcome == "stopped":
+            return False
+    return True
+
+
+def run_stage(recipe: Recipe, run: RunDirectory, stage: Stage) -> StageRecord:
+    """Run one stage unless its settings and inputs are those of a finished one.
+
+    A stage with the same fingerprint that is not finished, or whose horizon was raised, goes on in
+    its folder; one with another fingerprint moves the old folder to `retired/` and starts anew.
+    """
+    settings = {name: dataclasses.asdict(getattr(recipe, name)) for name in stage.sections}
+    settings = json.loads(json.dumps(settings))
+    inputs = {**_outputs_before(recipe, run, stage), **stage.inputs(recipe)}
+    decisive = [fingerprint_settings(getattr(recipe, name)) for name in stage.sections]
+    fingerprint = digest([stage.name, decisive, inputs])
+    earlier = run.record(stage.name)
+    if earlier and earlier.fingerprint == fingerprint:
+        if earlier.outcome == "done" and earlier.settings == settings:
+            say(f"{stage.name}: done already")
+            return earlier
+        say(f"{stage.name}: going on")
+    elif earlier:
+        run.retire(stage.name)
+    record = StageRecord(
+        stage.name, fingerprint, settings, inputs, versions(),
+        started=earlier.started if earlier and earlier.fingerprint == fingerprint else now(),
+    )
+    run.write_record(record)
+    try:
+        result = stage.execute(recipe, run)
+    except BaseException as error:
+        record.outcome = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        record.ended = now()
+        record.summary = {"error": "".join(traceback.format_exception_only(error)).strip()}
+        _write_if_possible(run, record)
+        raise
+    record.outcome, record.output, record.summary = result.outcome, result.output, result.summary
+    record.ended = now()
+    run.write_record(record)
+    return record
+
+
+def _write_if_possible(run: RunDirectory, record: StageRecord) -> None:
+    """Note a failure; a disk that is full or gone must not hide the failure itself."""
+    try:
+        run.write_record(record)
+    except (HornbookError, OSError) as error:
+        say(f"{record.stage}: could not write stage.json ({error})")
+
+
+def _outputs_before(recipe: Recipe, run: RunDirectory, stage: Stage) -> dict[str, str]:
+    outputs: dict[str, str] = {}
+    for name in stage.after:
+        before = run.record(name)
+        if before is None or not before.output:
+            if name == "tokenize" and recipe.data.sources:
+                continue
+            if name == "prepare" and recipe.evaluate.text:
+                continue
+            raise HornbookError(
+                f"{stage.name} needs {name}, which is not done in this run directory",
+                where=run.path, hint=f"Run `hornbook {name} --run {run.path}` first",
+            )
+        outputs[name] = before.output
+    return outputs
+
+
+def evaluate_model(
+    source: Path, recipe: Recipe, documents: Sequence[Path], out: Path | None
+) -> dict[str, Any]:
+    """Held-out loss of any model directory; appended to `out/evals.jsonl` where `out` is given.
+
+    Args:
+        source: a run, a checkpoint or a Hugging Face directory.
+        recipe: its `evaluate` section says how; `evaluate.text` wins over `documents`.
+        documents: folders of document shards.
+        out: folder for evals.jsonl.
+
+    Returns:
+        The line of evals.jsonl: model, step, split, loss, perplexity, bits_per_byte, tokens, bytes.
+    """
+    from hornbook.evaluate.heldout import evaluate_documents
+    from hornbook.tokenizer.tokenizer import Tokenizer
+    from hornbook.train.load import load_model
+    from hornbook.train.machine import pick_device
+
+    loaded = load_model(source)
+    tokenizer = Tokenizer.load(loaded.tokenizer_file)
+    decoder = loaded.decoder.to(pick_device(recipe.evaluate.device))
+    texts = evaluation_texts(recipe, documents)
+    measured = evaluate_documents(decoder, tokenizer, texts, recipe.evaluate)
+    split = "validation" if recipe.evaluate.text is None else str(recipe.evaluate.text)
+    record = {"model": loaded.name, "step": loaded.step, "split": split, **measured.to_record()}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        with open(out / "evals.jsonl", "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record) + "\n")
+    return record
+
+
+def evaluation_texts(recipe: Recipe, documents: Sequence[Path]) -> Iterator[str]:
+    """The texts to evaluate on: `evaluate.text`, else the given folders of document shards."""
+    from hornbook.corpus.normalise import normalise
+    from hornbook.corpus.readers import read_inputs
+    from hornbook.documents import read_documents
+
+    if recipe.evaluate.text is not None:
+        for document in read_inputs([recipe.evaluate.text]):
+            yield normalise(document.text) if recipe.prepare.normalise else document.text
+        return
+    for folder in documents:
+        for document in read_documents(folder):
+            yield document.text
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of that name; unknown ones are refused with the nearest right name."""
+    if name not in STAGES:
+        raise HornbookError(f"unknown stage {name!r}", hint=nearest(name, STAGES))
+    return STAGES[name]
+
+
+def load_for_generation(source: Path, device: str) -> tuple[Decoder, Tokenizer]:
+    """The model of any directory, on a device, and its tokenizer."""
+    from hornbook.tokenizer.tokenizer import Tokenizer
+    from hornbook.train.load import load_model
+    from hornbook.train.machine import pick_device
+
+    loaded = load_model(source)
+    return loaded.decoder.to(pick_device(device)), Tokenizer.load(loaded.tokenizer_file)

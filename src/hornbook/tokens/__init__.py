@@ -1,0 +1,1 @@
+"""Ids on disk: shards, manifest, rows, order, loader."""
