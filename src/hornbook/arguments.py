@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import typing
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ def parse(verb: Verb, words: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
     """
     parser = build_parser(verb)
     try:
-        given = parser.parse_args([_spelling(word) for word in words], defaults=False)
+        given = parser.parse_args(_spelled(words, verb), defaults=False)
     except argparse.ArgumentError as error:
         raise _explained(error, parser, verb) from error
     overrides = {
@@ -68,20 +69,38 @@ def _formatter() -> type[argparse.HelpFormatter]:
         """Keeps the examples in a description as they are, and fills a screen of 96 columns."""
 
         def __init__(self, prog: str, **options: Any) -> None:
-            super().__init__(prog, max_help_position=34, width=96, **options)
+            options |= {"max_help_position": 34, "width": 96}
+            super().__init__(prog, **options)  # type: ignore[no-untyped-call]
 
     return Formatter
 
 
-def _spelling(word: str) -> str:
-    """`--pretrain.stop-at-loss=x` and shorthands as the fields are spelled."""
-    if not word.startswith("--"):
-        return word
-    option, equals, value = word.partition("=")
-    option = SHORTHANDS.get(option, option)
-    if "." in option:
-        option = "--" + option[2:].replace("-", "_")
-    return option + equals + value
+def _spelled(words: Sequence[str], verb: Verb) -> list[str]:
+    """The words as jsonargparse wants them.
+
+    `--pretrain.stop-at-loss=x` and shorthands become the fields' names; a list takes one plain
+    value after the other (`--prepare.inputs a --prepare.inputs b`) as well as `'[a, b]'`.
+    """
+    lists = {
+        f"--{section}.{name}"
+        for section in verb.sections
+        for name, kind in typing.get_type_hints(SECTIONS[section]).items()
+        if kind == list[str]
+    }
+    spelled: list[str] = []
+    for number, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if not option.startswith("--"):
+            spelled.append(word)
+            continue
+        option = SHORTHANDS.get(option, option)
+        if "." in option:
+            option = "--" + option[2:].replace("-", "_")
+        following = value if equals else words[number + 1] if number + 1 < len(words) else "["
+        if option in lists and not following.startswith("["):
+            option += "+"
+        spelled.append(option + equals + value)
+    return spelled
 
 
 def _explained(error: argparse.ArgumentError, parser: ArgumentParser, verb: Verb) -> HornbookError:
@@ -111,5 +130,3 @@ def _near(word: str, options: list[str]) -> str:
     tails = {option.lstrip("-").rpartition(".")[2]: option for option in reversed(options)}
     close = difflib.get_close_matches(tail, tails, n=1, cutoff=0.6)
     return f"Did you mean {tails[close[0]]}?" if close else "See --help for the options"
-
-

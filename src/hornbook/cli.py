@@ -34,68 +34,124 @@ class Verb:
 
 def _run_and_recipe(parser: Any) -> None:
     parser.add_argument(
-        "--run", type=str | None, default=None, metavar="DIR",
+        "--run",
+        type=str | None,
+        default=None,
+        metavar="DIR",
         help="run directory; default runs/NAME, after the recipe's name",
     )
     parser.add_argument(
-        "--recipe", type=str | None, default=None, metavar="NAME|FILE",
+        "--recipe",
+        type=str | None,
+        default=None,
+        metavar="NAME|FILE",
         help="built-in recipe or YAML file; default: the run directory's own recipe",
     )
 
 
 def _quickstart(parser: Any) -> None:
     parser.add_argument(
-        "--text", type=list[str], default=[], nargs="+", metavar="PATH",
+        "--text",
+        type=str,
+        default=[],
+        nargs="+",
+        metavar="PATH",
         help="your own .txt, .md, .jsonl, .parquet or .zip files or folders instead of Shakespeare",
     )
     parser.add_argument(
-        "--run", type=str | None, default=None, metavar="DIR",
+        "--run",
+        type=str | None,
+        default=None,
+        metavar="DIR",
         help="run directory; default runs/quickstart",
     )
 
 
 def _run(parser: Any) -> None:
-    parser.add_argument("recipe", type=str, metavar="NAME|FILE|RUN",
-                        help="built-in recipe, YAML file, or a run directory to go on with")
-    parser.add_argument("--run", type=str | None, default=None, metavar="DIR",
-                        help="run directory; default runs/NAME, after the recipe's name")
+    parser.add_argument(
+        "recipe",
+        type=str,
+        metavar="NAME|FILE|RUN",
+        help="built-in recipe, YAML file, or a run directory to go on with",
+    )
+    parser.add_argument(
+        "--run",
+        type=str | None,
+        default=None,
+        metavar="DIR",
+        help="run directory; default runs/NAME, after the recipe's name",
+    )
 
 
 def _prepare(parser: Any) -> None:
-    parser.add_argument("inputs", type=str, nargs="*", metavar="PATH", default=[],
-                        help="files or folders to read, or `shakespeare`; "
-                             "default: the recipe's prepare.inputs")
+    parser.add_argument(
+        "inputs",
+        type=str,
+        nargs="*",
+        metavar="PATH",
+        default=[],
+        help="files or folders to read, or `shakespeare`; default: the recipe's prepare.inputs",
+    )
     _run_and_recipe(parser)
 
 
 def _generate(parser: Any) -> None:
-    parser.add_argument("model", type=str, metavar="MODEL",
-                        help="a run, a checkpoint, or a Hugging Face directory")
-    parser.add_argument("prompts", type=str, nargs="*", metavar="PROMPT", default=[],
-                        help="text to go on from; default: the beginning of a document")
+    parser.add_argument(
+        "model", type=str, metavar="MODEL", help="a run, a checkpoint, or a Hugging Face directory"
+    )
+    parser.add_argument(
+        "prompts",
+        type=str,
+        nargs="*",
+        metavar="PROMPT",
+        default=[],
+        help="text to go on from; default: the beginning of a document",
+    )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
 
 
 def _evaluate(parser: Any) -> None:
-    parser.add_argument("model", type=str, metavar="MODEL",
-                        help="a run, a checkpoint, or a Hugging Face directory")
-    parser.add_argument("--out", type=str | None, default=None, metavar="DIR",
-                        help="folder for evals.jsonl; default: the run's evaluate/, else none")
+    parser.add_argument(
+        "model", type=str, metavar="MODEL", help="a run, a checkpoint, or a Hugging Face directory"
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        metavar="DIR",
+        help="folder for evals.jsonl; default: the run's evaluate/, else none",
+    )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
 def _report(parser: Any) -> None:
-    parser.add_argument("runs", type=str, nargs="+", metavar="RUN",
-                        help="one run directory, or several to lay over each other")
-    parser.add_argument("--out", type=str | None, default=None, metavar="FILE",
-                        help="the page; default RUN/report.html, or comparison.html for several")
+    parser.add_argument(
+        "runs",
+        type=str,
+        nargs="+",
+        metavar="RUN",
+        help="one run directory, or several to lay over each other",
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        metavar="FILE",
+        help="the page; default RUN/report.html, or comparison.html for several",
+    )
 
 
 def _export(parser: Any) -> None:
-    parser.add_argument("model", type=str, metavar="MODEL",
-                        help="a run, a checkpoint, or a Hugging Face directory")
-    parser.add_argument("--out", type=str | None, default=None, metavar="DIR",
-                        help="folder to write; default RUN/export")
+    parser.add_argument(
+        "model", type=str, metavar="MODEL", help="a run, a checkpoint, or a Hugging Face directory"
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        metavar="DIR",
+        help="folder to write; default RUN/export",
+    )
 
 
 def _inspect(parser: Any) -> None:
@@ -109,55 +165,88 @@ def _doctor(parser: Any) -> None:
 
 
 def _recipes(parser: Any) -> None:
-    parser.add_argument("name", type=str, nargs="?", default="", metavar="NAME",
-                        help="show this recipe; default: list them all")
+    parser.add_argument(
+        "name",
+        type=str,
+        nargs="?",
+        default="",
+        metavar="NAME",
+        help="show this recipe; default: list them all",
+    )
 
 
 VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
         Verb(
-            "quickstart", "a small model from raw text to report and export, on a CPU, in minutes",
+            "quickstart",
+            "a small model from raw text to report and export, on a CPU, in minutes",
             "Train a small language model on Shakespeare's plays, or on your own text, and show"
             " what came out: samples, held-out loss, report.html and a Hugging Face directory."
             " Under five minutes on 2 CPU cores. Interrupted, it goes on where it stopped.\n\n"
             "  hornbook quickstart\n"
             "  hornbook quickstart --text my-novel.txt --run runs/novel\n"
             "  hornbook quickstart --pretrain.minutes 20",
-            ("prepare", "tokenize", "model", "data", "optimizer", "pretrain", "generate",
-             "evaluate"),
-            _quickstart, "quickstart",
+            (
+                "prepare",
+                "tokenize",
+                "model",
+                "data",
+                "optimizer",
+                "pretrain",
+                "generate",
+                "evaluate",
+            ),
+            _quickstart,
+            "quickstart",
         ),
         Verb(
-            "run", "every stage that a recipe names, in order, skipping what is done",
+            "run",
+            "every stage that a recipe names, in order, skipping what is done",
             "Run a recipe from its first stage to its last. Killed at any moment, run again, it"
             " goes on; a changed setting runs again only what depends on it; a raised horizon"
             " (steps, tokens, minutes) continues the training.\n\n"
             "  hornbook run quickstart\n"
             "  hornbook run my-recipe.yaml --run runs/second --pretrain.steps 2000\n"
             "  hornbook run runs/second --pretrain.steps 4000",
-            ("prepare", "tokenize", "model", "data", "optimizer", "pretrain", "generate",
-             "evaluate"),
-            _run, "run",
+            (
+                "prepare",
+                "tokenize",
+                "model",
+                "data",
+                "optimizer",
+                "pretrain",
+                "generate",
+                "evaluate",
+            ),
+            _run,
+            "run",
         ),
         Verb(
-            "prepare", "read, normalise, de-duplicate and split text into document shards",
+            "prepare",
+            "read, normalise, de-duplicate and split text into document shards",
             "Read .txt, .md, .jsonl, .parquet and .zip files, make the text clean, drop exact"
             " duplicates, hold some out, and write document shards to RUN/prepare.\n\n"
             "  hornbook prepare my-texts/ --run runs/mine\n"
             "  hornbook prepare shakespeare --run runs/plays --prepare.validation_share 0.1",
-            ("prepare",), _prepare, "prepare",
+            ("prepare",),
+            _prepare,
+            "prepare",
         ),
         Verb(
-            "tokenize", "train or import a tokenizer, and turn documents into token shards",
+            "tokenize",
+            "train or import a tokenizer, and turn documents into token shards",
             "Make the tokenizer and write token shards, a manifest and the documents' origins to"
             " RUN/tokenize.\n\n"
             "  hornbook tokenize --run runs/mine --tokenize.vocabulary 8192\n"
             "  hornbook tokenize --run runs/mine --tokenize.kind gpt2",
-            ("tokenize",), _run_and_recipe, "stage_verb",
+            ("tokenize",),
+            _run_and_recipe,
+            "stage_verb",
         ),
         Verb(
-            "pretrain", "train a language model from random weights, or from --init",
+            "pretrain",
+            "train a language model from random weights, or from --init",
             "Train the model of a recipe on the run's token shards. Writes checkpoints,"
             " metrics.jsonl and samples.jsonl to RUN/pretrain. Ctrl-C saves and leaves; the same"
             " command goes on from there, with the same losses to the last bit on a CPU. Say how"
@@ -166,57 +255,80 @@ VERBS: dict[str, Verb] = {
             "  hornbook pretrain --run runs/mine --model.preset llama-5m --pretrain.minutes 10\n"
             "  hornbook pretrain --run runs/mine --pretrain.steps 4000\n"
             "  hornbook pretrain --run runs/mine --init some-hugging-face-directory",
-            ("model", "data", "optimizer", "pretrain"), _run_and_recipe, "stage_verb",
+            ("model", "data", "optimizer", "pretrain"),
+            _run_and_recipe,
+            "stage_verb",
         ),
         Verb(
-            "generate", "text from a model: a run, a checkpoint, or a Hugging Face directory",
+            "generate",
+            "text from a model: a run, a checkpoint, or a Hugging Face directory",
             "Go on from prompts. The text streams to the screen as it is made.\n\n"
-            "  hornbook generate runs/quickstart \"ROMEO.\"\n"
-            "  hornbook generate some-hugging-face-directory \"Once upon\" --generate.temperature 0",
-            ("generate",), _generate, "generate",
+            '  hornbook generate runs/quickstart "ROMEO."\n'
+            '  hornbook generate some-hugging-face-directory "Once upon" --generate.temperature 0',
+            ("generate",),
+            _generate,
+            "generate",
         ),
         Verb(
-            "evaluate", "held-out loss, perplexity and bits per byte",
+            "evaluate",
+            "held-out loss, perplexity and bits per byte",
             "Measure a model on held-out text: the run's own validation documents, or any text.\n\n"
             "  hornbook evaluate runs/quickstart\n"
             "  hornbook evaluate some-hugging-face-directory --evaluate.text book.txt",
-            ("evaluate",), _evaluate, "evaluate",
+            ("evaluate",),
+            _evaluate,
+            "evaluate",
         ),
         Verb(
-            "report", "one self-contained report.html from one run, or several compared",
+            "report",
+            "one self-contained report.html from one run, or several compared",
             "Write a page that shows a run: data, losses, samples, evaluations, how to make it"
             " again. Works while the run goes on.\n\n"
             "  hornbook report runs/quickstart\n"
             "  hornbook report runs/first runs/second --out comparison.html",
-            (), _report, "report",
+            (),
+            _report,
+            "report",
         ),
         Verb(
-            "export", "a stock Hugging Face directory",
+            "export",
+            "a stock Hugging Face directory",
             "Write config.json, safetensors, tokenizer and a model card, which stock"
             " `transformers` loads.\n\n"
             "  hornbook export runs/quickstart --out my-model",
-            (), _export, "export",
+            (),
+            _export,
+            "export",
         ),
         Verb(
-            "inspect", "what the model really sees: the first rows, token by token, in colour",
+            "inspect",
+            "what the model really sees: the first rows, token by token, in colour",
             "Show rows of real batches: tokens, document edges, positions, targets and mask,"
             " packing, bytes a token.\n\n"
             "  hornbook inspect runs/quickstart --rows 1",
-            ("data",), _inspect, "inspect",
+            ("data",),
+            _inspect,
+            "inspect",
         ),
         Verb(
-            "doctor", "what works on this machine, found by trying",
+            "doctor",
+            "what works on this machine, found by trying",
             "Try what hornbook needs or could use here: arithmetic, precision, compiler, disk,"
             " optional packages.",
-            (), _doctor, "doctor",
+            (),
+            _doctor,
+            "doctor",
         ),
         Verb(
-            "recipes", "list the built-in recipes, or show one",
+            "recipes",
+            "list the built-in recipes, or show one",
             "List the recipes and model sizes that come with hornbook, or print one to start"
             " from.\n\n"
             "  hornbook recipes\n"
             "  hornbook recipes quickstart > my-recipe.yaml",
-            (), _recipes, "recipes",
+            (),
+            _recipes,
+            "recipes",
         ),
     )
 }

@@ -83,14 +83,17 @@ def _show_outcome(recipe: Recipe, run_directory: RunDirectory, page: Path) -> No
         f"(loss {measured.get('loss', float('nan')):.3f} nats a token, "
         f"perplexity {measured.get('perplexity', float('nan')):.1f})",
         "",
-        *(["A sample:", "", *("  | " + line for line in sample.splitlines()), ""]
-          if sample else []),
+        *(
+            ["A sample:", "", *("  | " + line for line in sample.splitlines()), ""]
+            if sample
+            else []
+        ),
         f"report        {page}",
         f"checkpoints   {path / 'pretrain' / 'checkpoints'}",
         f"export        {path / 'export'}   (loads with transformers' from_pretrained)",
         "",
         "Try next:",
-        f"  hornbook generate {path} \"{_prompt(sample)}\"",
+        f'  hornbook generate {path} "{_prompt(sample)}"',
         f"  hornbook inspect {path}",
         f"  hornbook run {path} --pretrain.minutes "
         f"{max(recipe.pretrain.minutes, 1) * 3:g}    # train on",
@@ -134,9 +137,7 @@ def stage_verb(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> in
     return 0
 
 
-def _recipe_and_run(
-    arguments: Namespace, overrides: dict[str, Any]
-) -> tuple[Recipe, RunDirectory]:
+def _recipe_and_run(arguments: Namespace, overrides: dict[str, Any]) -> tuple[Recipe, RunDirectory]:
     """The recipe and the run directory that --recipe and --run mean together.
 
     --run alone: the directory's own recipe, or defaults named after a new directory. --recipe
@@ -190,7 +191,8 @@ def evaluate(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
     validation = source / "prepare" / "validation"
     if recipe.evaluate.text is None and not validation.is_dir():
         raise HornbookError(
-            "there is no held-out text here to evaluate on", where=source,
+            "there is no held-out text here to evaluate on",
+            where=source,
             hint="Name some with --evaluate.text PATH",
         )
     is_run = (source / "recipe.yaml").is_file()

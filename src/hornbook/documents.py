@@ -5,6 +5,7 @@ In: documents. Out: folders of Parquet shards `documents-00000.parquet` (zstd), 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hornbook.errors import HornbookError
-from hornbook.files import atomic_path
+from hornbook.files import TEMPORARY, atomic_path
 
 SCHEMA = pa.schema(
     [
@@ -70,7 +71,8 @@ def shard_paths(folder: Path) -> list[Path]:
     paths = sorted(folder.glob("documents-*.parquet"))
     if not paths:
         raise HornbookError(
-            "no document shards (documents-*.parquet) here", where=folder,
+            "no document shards (documents-*.parquet) here",
+            where=folder,
             hint="`hornbook prepare` writes them",
         )
     return paths
@@ -83,11 +85,13 @@ def read_documents(folder: Path) -> Iterator[Document]:
             shard = pq.ParquetFile(path)
             for batch in shard.iter_batches(batch_size=256):
                 for row in batch.to_pylist():
-                    row["meta"] = json.loads(row["meta"]) if row["meta"] else {}
-                    yield Document(**{key: "" if v is None else v for key, v in row.items()})
+                    meta = row.pop("meta")
+                    known = {key: value or "" for key, value in row.items()}
+                    yield Document(**known, meta=json.loads(meta) if meta else {})
         except pa.ArrowException as error:
             raise HornbookError(
-                f"is not a readable document shard ({error})", where=path,
+                f"is not a readable document shard ({error})",
+                where=path,
                 hint="Run the stage that wrote it again",
             ) from error
 
@@ -95,38 +99,74 @@ def read_documents(folder: Path) -> Iterator[Document]:
 def write_documents(
     documents: Iterable[Document], folder: Path, *, shard_bytes: int = 256 * 2**20
 ) -> list[Path]:
-    """Write documents as shards of about `shard_bytes` of text each; returns the paths.
+    """Write documents as shards of about `shard_bytes` of text each; returns the paths."""
+    with document_writer(folder, shard_bytes) as writer:
+        for document in documents:
+            writer.add(document)
+    return sorted(folder.glob("documents-*.parquet"))
 
-    Each shard appears whole or not at all. At most `ROW_GROUP_BYTES` of text is held in memory.
+
+def remove_shards(folder: Path) -> None:
+    """Remove the document shards of an earlier run, whole and unfinished ones."""
+    for pattern in ("documents-*.parquet", f"documents-*.parquet{TEMPORARY}"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def document_writer(folder: Path, shard_bytes: int) -> Iterator[DocumentWriter]:
+    """Write documents as `documents-00000.parquet`, ..., each of about `shard_bytes` of text.
+
+    Each shard appears whole or not at all: an error leaves the shards finished before it.
     """
-    paths: list[Path] = []
-    remaining = iter(documents)
-    document = next(remaining, None)
-    while document is not None:
-        path = folder / f"documents-{len(paths):05d}.parquet"
-        with atomic_path(path) as temporary, pq.ParquetWriter(
-            temporary, SCHEMA, compression="zstd"
-        ) as writer:
-            written = 0
-            while document is not None and written < shard_bytes:
-                group: list[Document] = []
-                group_bytes = 0
-                while document is not None and group_bytes < ROW_GROUP_BYTES:
-                    group.append(document)
-                    group_bytes += len(document.text)
-                    document = next(remaining, None)
-                writer.write_table(_table(group))
-                written += group_bytes
-        paths.append(path)
-    return paths
+    with contextlib.ExitStack() as shard:
+        writer = DocumentWriter(folder, shard_bytes, shard)
+        yield writer
+        writer.flush()
 
 
-def _table(documents: list[Document]) -> pa.Table:
-    columns: dict[str, list[str]] = {
-        name: [getattr(d, name) for d in documents] for name in SCHEMA.names if name != "meta"
-    }
-    columns["meta"] = [
-        json.dumps(d.meta, ensure_ascii=False, sort_keys=True) if d.meta else ""
-        for d in documents
-    ]
-    return pa.table(columns, schema=SCHEMA)
+class DocumentWriter:
+    """What `document_writer` yields. At most `ROW_GROUP_BYTES` of text is held in memory."""
+
+    def __init__(self, folder: Path, shard_bytes: int, shard: contextlib.ExitStack):
+        self._folder, self._shard_bytes = folder, shard_bytes
+        self._shard = shard
+        self._shards = 0
+        self._parquet: Any = None
+        self._written = 0
+        self._group: list[Document] = []
+        self._group_bytes = 0
+
+    def add(self, document: Document) -> None:
+        """Write one document, now or a little later."""
+        self._group.append(document)
+        self._group_bytes += len(document.text)
+        if self._group_bytes >= ROW_GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held as a row group; close the shard when it is full."""
+        if not self._group:
+            return
+        if self._parquet is None:
+            self._open()
+        rows = [{**vars(document), "meta": _meta_text(document.meta)} for document in self._group]
+        self._parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+        self._written += self._group_bytes
+        self._group, self._group_bytes = [], 0
+        if self._written >= self._shard_bytes:
+            self._parquet = None
+            self._shard.close()
+
+    def _open(self) -> None:
+        path = self._folder / f"documents-{self._shards:05d}.parquet"
+        temporary = self._shard.enter_context(atomic_path(path))
+        self._parquet = self._shard.enter_context(
+            pq.ParquetWriter(temporary, SCHEMA, compression="zstd")
+        )
+        self._shards += 1
+        self._written = 0
+
+
+def _meta_text(meta: dict[str, Any]) -> str:
+    return json.dumps(meta, ensure_ascii=False, sort_keys=True) if meta else ""

@@ -29,12 +29,14 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise HornbookError(
-                "the disk is full; nothing half-written was kept", where=path,
+                "the disk is full; nothing half-written was kept",
+                where=path,
                 hint="Free some space and run the same command again: it goes on from here",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise HornbookError(
-                "cannot write here (read-only, or not yours)", where=path,
+                "cannot write here (read-only, or not yours)",
+                where=path,
                 hint="Choose another run directory with --run DIR, or change its permissions",
             ) from error
         raise

@@ -80,7 +80,8 @@ def find_recipe(name_or_path: str) -> Path:
     if path.is_file():
         return path
     raise HornbookError(
-        "no such recipe, neither a file nor a built-in one", where=name_or_path,
+        "no such recipe, neither a file nor a built-in one",
+        where=name_or_path,
         hint=nearest(name_or_path, built_in),
     )
 
@@ -106,9 +107,7 @@ def check_keys(values: Mapping[str, Any], kind: type[Any], where: str) -> None:
     kinds = typing.get_type_hints(kind)
     for key, value in values.items():
         if key not in known:
-            raise HornbookError(
-                f"unknown key {key!r}", where=where, hint=nearest(str(key), known)
-            )
+            raise HornbookError(f"unknown key {key!r}", where=where, hint=nearest(str(key), known))
         place = f"{where}: {key}"
         nested = [kinds[key], *typing.get_args(kinds[key])]
         inner = next((n for n in nested if dataclasses.is_dataclass(n)), None)
@@ -167,7 +166,9 @@ def build_recipe(values: Mapping[str, Any], where: str) -> Recipe:
 def type_problem(message: str) -> str:
     """jsonargparse's account of a wrong value, in one line: key, what was expected, what came."""
     text = " ".join(message.split()).replace("Parser key ", "").replace('"', "").rstrip(".")
-    union = re.search(r"^(.*?):? Does not validate .* Subtypes: \[(.*?)\] .*Given value: (.*)$", text)
+    union = re.search(
+        r"^(.*?):? Does not validate .* Subtypes: \[(.*?)\] .*Given value: (.*)$", text
+    )
     if union:
         key, kinds, given = union.groups()
         text = f"{key}: expected {kinds.replace(', NoneType', ' or null')}, got {given}"

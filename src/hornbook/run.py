@@ -73,13 +73,13 @@ class RunDirectory:
             if owner != recipe.name:
                 raise HornbookError(
                     f"this run directory belongs to the recipe {owner!r}, not {recipe.name!r}",
-                    where=self.path, hint="Choose another one with --run DIR",
+                    where=self.path,
+                    hint="Choose another one with --run DIR",
                 )
-        elif self.path.is_dir() and any(
-            child.name != ".lock" for child in self.path.iterdir()
-        ):
+        elif self.path.is_dir() and any(child.name != ".lock" for child in self.path.iterdir()):
             raise HornbookError(
-                "this folder has files in it and is not a run directory", where=self.path,
+                "this folder has files in it and is not a run directory",
+                where=self.path,
                 hint="Choose another one with --run DIR",
             )
         write_recipe(recipe, self.recipe_file)
@@ -96,7 +96,8 @@ class RunDirectory:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
                 raise HornbookError(
-                    "another hornbook process is working in this run directory", where=self.path,
+                    "another hornbook process is working in this run directory",
+                    where=self.path,
                     hint="Wait for it, or choose another directory with --run DIR",
                 ) from None
         try:
@@ -113,7 +114,8 @@ class RunDirectory:
             return StageRecord(**read_json(path))
         except TypeError:
             raise HornbookError(
-                "is not a stage record of this version of hornbook", where=path,
+                "is not a stage record of this version of hornbook",
+                where=path,
                 hint="Remove the stage's folder to run it again",
             ) from None
 
@@ -122,9 +124,14 @@ class RunDirectory:
         write_json(self.folder(record.stage) / "stage.json", vars(record))
 
     def retire(self, stage: str) -> None:
-        """Move a stage's folder away, since other settings or inputs are asked for now."""
+        """Move a stage's folder away, since other settings or inputs are asked for now.
+
+        A stage that failed before it wrote anything leaves nothing to keep.
+        """
         folder = self.folder(stage)
-        if not folder.exists():
+        record = folder / "stage.json"
+        if [path for path in folder.rglob("*") if path.is_file()] == [record]:
+            record.unlink()
             return
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         target = self.path / RETIRED / f"{stage}-{stamp}"

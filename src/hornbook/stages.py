@@ -71,7 +71,10 @@ def pretrain_stage(recipe: Recipe, run: RunDirectory) -> Result:
     """Train the model; goes on from the newest good checkpoint."""
     from hornbook.train.pretrain import pretrain
 
-    outcome = pretrain(recipe, tokens_folder(recipe, run), run.folder("pretrain"))
+    outcome = pretrain(
+        recipe.model, recipe.data, recipe.optimizer, recipe.pretrain, recipe.generate,
+        tokens_folder(recipe, run), run.folder("pretrain"),
+    )  # fmt: skip
     return Result(
         output=digest([outcome.step, outcome.checkpoint]),
         summary=dataclasses.asdict(outcome),
@@ -119,8 +122,11 @@ STAGES: dict[str, Stage] = {
         Stage("prepare", (), ("prepare",), prepare_stage, _input_files),
         Stage("tokenize", ("prepare",), ("tokenize",), tokenize_stage),
         Stage(
-            "pretrain", ("tokenize",), ("model", "data", "optimizer", "pretrain"),
-            pretrain_stage, _token_sources,
+            "pretrain",
+            ("tokenize",),
+            ("model", "data", "optimizer", "pretrain"),
+            pretrain_stage,
+            _token_sources,
         ),
         Stage("evaluate", ("prepare", "pretrain"), ("evaluate",), evaluate_stage),
         Stage("export", ("pretrain",), (), export_stage),
@@ -165,7 +171,11 @@ def run_stage(recipe: Recipe, run: RunDirectory, stage: Stage) -> StageRecord:
     elif earlier:
         run.retire(stage.name)
     record = StageRecord(
-        stage.name, fingerprint, settings, inputs, versions(),
+        stage.name,
+        fingerprint,
+        settings,
+        inputs,
+        versions(),
         started=earlier.started if earlier and earlier.fingerprint == fingerprint else now(),
     )
     run.write_record(record)
@@ -202,7 +212,8 @@ def _outputs_before(recipe: Recipe, run: RunDirectory, stage: Stage) -> dict[str
                 continue
             raise HornbookError(
                 f"{stage.name} needs {name}, which is not done in this run directory",
-                where=run.path, hint=f"Run `hornbook {name} --run {run.path}` first",
+                where=run.path,
+                hint=f"Run `hornbook {name} --run {run.path}` first",
             )
         outputs[name] = before.output
     return outputs
@@ -243,13 +254,18 @@ def evaluate_model(
 
 def evaluation_texts(recipe: Recipe, documents: Sequence[Path]) -> Iterator[str]:
     """The texts to evaluate on: `evaluate.text`, else the given folders of document shards."""
-    from hornbook.corpus.normalise import normalise
+    from hornbook.corpus.normalise import mend_surrogates, normalise
     from hornbook.corpus.readers import read_inputs
     from hornbook.documents import read_documents
 
     if recipe.evaluate.text is not None:
-        for document in read_inputs([recipe.evaluate.text]):
-            yield normalise(document.text) if recipe.prepare.normalise else document.text
+        clean = normalise if recipe.prepare.normalise else mend_surrogates
+        for document in read_inputs(
+            [recipe.evaluate.text],
+            text_column=recipe.prepare.text_column,
+            encoding=recipe.prepare.encoding,
+        ):
+            yield clean(document.text)
         return
     for folder in documents:
         for document in read_documents(folder):

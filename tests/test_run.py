@@ -1,0 +1,180 @@
+"""Run directories and stages: what is skipped, continued, run again, refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hornbook import stages
+from hornbook.errors import HornbookError
+from hornbook.files import read_json
+from hornbook.recipe import Recipe
+from hornbook.run import RETIRED, RunDirectory
+from hornbook.stages import Result, Stage, run_stages
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The road with stages that only note that they ran."""
+    ran: list[str] = []
+
+    def noting(name: str) -> Callable[[Recipe, RunDirectory], Result]:
+        def execute(recipe: Recipe, run: RunDirectory) -> Result:
+            ran.append(name)
+            (run.folder(name) / "result").write_text(json.dumps(recipe.tokenize.vocabulary))
+            return Result(f"{name} {recipe.tokenize.vocabulary if name == 'tokenize' else ''}")
+
+        return execute
+
+    road = {
+        name: Stage(name, stage.after, stage.sections, noting(name), stage.inputs)
+        for name, stage in stages.STAGES.items()
+    }
+    monkeypatch.setattr(stages, "STAGES", road)
+    return ran
+
+
+NAMES = list(stages.STAGES)
+
+
+def test_what_is_done_is_skipped(tmp_path: Path, calls: list[str]) -> None:
+    run = RunDirectory(tmp_path / "run")
+    assert run_stages(Recipe(), run, NAMES)
+    assert calls == NAMES
+    assert run_stages(Recipe(), run, NAMES)
+    assert calls == NAMES
+    record = read_json(run.folder("pretrain") / "stage.json")
+    assert record["outcome"] == "done"
+    assert record["settings"]["pretrain"]["steps"] == 0
+    assert record["versions"]["torch"]
+
+
+def test_a_changed_setting_runs_again_only_what_depends_on_it(
+    tmp_path: Path, calls: list[str]
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run_stages(Recipe(), run, NAMES)
+    calls.clear()
+    recipe = Recipe()
+    recipe.tokenize.vocabulary = 77
+    run_stages(recipe, run, NAMES)
+    assert calls == ["tokenize", "pretrain"], "prepare stays, and pretrain's output is the same"
+    retired = list((run.path / RETIRED).iterdir())
+    assert {path.name.rpartition("-202")[0] for path in retired} == {"tokenize", "pretrain"}
+    assert all((path / "result").exists() for path in retired), "nothing is lost"
+
+
+def test_a_raised_horizon_continues_in_place(tmp_path: Path, calls: list[str]) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run_stages(Recipe(), run, NAMES)
+    calls.clear()
+    recipe = Recipe()
+    recipe.pretrain.steps = 10
+    run_stages(recipe, run, NAMES)
+    assert calls == ["pretrain"]
+    assert not (run.path / RETIRED).exists()
+
+
+def test_failure_is_recorded_and_the_stage_runs_again(
+    tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    good = stages.STAGES["tokenize"]
+
+    def fail(recipe: Recipe, run: RunDirectory) -> Result:
+        raise HornbookError("no good")
+
+    broken = Stage("tokenize", good.after, good.sections, fail)
+    monkeypatch.setitem(stages.STAGES, "tokenize", broken)
+    with pytest.raises(HornbookError, match="no good"):
+        run_stages(Recipe(), run, NAMES)
+    record = run.record("tokenize")
+    assert record is not None
+    assert record.outcome == "failed"
+    assert "no good" in record.summary["error"]
+    monkeypatch.setitem(stages.STAGES, "tokenize", good)
+    assert run_stages(Recipe(), run, NAMES)
+    assert calls == NAMES
+
+
+def test_a_stage_needs_the_ones_before_it(tmp_path: Path, calls: list[str]) -> None:
+    with pytest.raises(HornbookError, match="tokenize needs prepare.*hornbook prepare --run"):
+        run_stages(Recipe(), RunDirectory(tmp_path / "run"), ["tokenize"])
+
+
+def test_input_files_are_part_of_the_fingerprint(tmp_path: Path, calls: list[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("one")
+    recipe = Recipe()
+    recipe.prepare.inputs = [str(text)]
+    run = RunDirectory(tmp_path / "run")
+    run_stages(recipe, run, ["prepare"])
+    text.write_text("one and another")
+    run_stages(recipe, run, ["prepare"])
+    assert calls == ["prepare", "prepare"]
+
+
+def test_a_run_directory_belongs_to_one_recipe(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.adopt(Recipe(name="first"))
+    run.adopt(Recipe(name="first"))
+    with pytest.raises(HornbookError, match="belongs to the recipe 'first', not 'second'"):
+        run.adopt(Recipe(name="second"))
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.doc").write_text("precious")
+    with pytest.raises(HornbookError, match="is not a run directory"):
+        RunDirectory(tmp_path).adopt(Recipe())
+
+
+def _hold_lock(path: str, ready: Any, leave: Any) -> None:
+    with RunDirectory(Path(path)).lock():
+        ready.set()
+        leave.wait(30)
+
+
+def test_two_processes_cannot_work_in_one_run_directory(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, leave = context.Event(), context.Event()
+    other = context.Process(target=_hold_lock, args=(str(tmp_path / "run"), ready, leave))
+    other.start()
+    try:
+        assert ready.wait(30)
+        with (
+            pytest.raises(HornbookError, match="another hornbook process"),
+            RunDirectory(tmp_path / "run").lock(),
+        ):
+            pass
+    finally:
+        leave.set()
+        other.join()
+    with RunDirectory(tmp_path / "run").lock():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [(errno.EROFS, "cannot write here"), (errno.ENOSPC, "the disk is full")],
+)
+def test_disk_trouble_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, problem: str
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.adopt(Recipe())
+    before = run.recipe_file.read_text()
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, "simulated")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(HornbookError, match=problem):
+        run.adopt(Recipe(description="changed"))
+    assert run.recipe_file.read_text() == before
+    assert [p.name for p in run.path.iterdir()] == ["recipe.yaml"], "nothing half-written stays"
