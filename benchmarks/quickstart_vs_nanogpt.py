@@ -43,7 +43,7 @@ README_FLAGS = [
 
 
 def write_characters(run: Path, nanogpt: Path) -> dict[str, int]:
-    """The run's split as nanoGPT's character data set; characters unseen in training are dropped."""
+    """The run's split as nanoGPT's character data set, without characters unseen in training."""
     folder = nanogpt / "data" / "hornbook_char"
     folder.mkdir(parents=True, exist_ok=True)
     train = "\n".join(d.text for d in read_documents(run / "prepare" / "train"))
@@ -124,7 +124,7 @@ def main() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": threads}
     ids = write_characters(options.run, nanogpt)
 
-    calibration, output = train_peer(nanogpt, 300, environment)
+    _, output = train_peer(nanogpt, 300, environment)
     per_iteration = float(np.median([float(ms) for ms in re.findall(r"time ([\d.]+)ms", output)]))
     iterations = int(seconds / (per_iteration / 1000))
     print(f"nanoGPT: {per_iteration:.1f} ms an iteration, {iterations} fit into {seconds:.0f} s")

@@ -20,7 +20,7 @@ FILES = sorted(HOUSE.rglob("*.py"))
 
 
 def imported_parts(path: Path) -> set[str]:
-    """The first part after `hornbook.` of everything of ours that a file imports, anywhere in it."""
+    """The first part after `hornbook.` of all of ours that a file imports, anywhere in it."""
     parts: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []

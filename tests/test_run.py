@@ -104,7 +104,7 @@ def test_failure_is_recorded_and_the_stage_runs_again(
 
 
 def test_a_stage_needs_the_ones_before_it(tmp_path: Path, calls: list[str]) -> None:
-    with pytest.raises(HornbookError, match="tokenize needs prepare.*hornbook prepare --run"):
+    with pytest.raises(HornbookError, match=r"tokenize needs prepare.*hornbook prepare --run"):
         run_stages(Recipe(), RunDirectory(tmp_path / "run"), ["tokenize"])
 
 

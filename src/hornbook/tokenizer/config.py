@@ -18,7 +18,8 @@ class TokenizeConfig:
     tokenizer.json."""
 
     vocabulary: int = 32768
-    """Tokens of a trained `bpe` vocabulary, the special ones included."""
+    """Tokens of a trained `bpe` vocabulary, the special ones included. `characters` needs fewer,
+    one for each character there is; it takes the most frequent where this is too small."""
 
     split_pattern: Literal["gpt2", "llama3"] = "llama3"
     """How text is cut into words before BPE merges: exactly GPT-2's or Llama-3's pattern."""
@@ -28,11 +29,12 @@ class TokenizeConfig:
     (such as r50k_base.tiktoken) to use instead of a download."""
 
     sample_megabytes: int = 512
-    """Training text for `bpe` is a deterministic sample of at most this many MB."""
+    """`bpe` and `characters` learn from a deterministic sample of at most this many MB of text."""
 
     special_tokens: bool = True
     """Reserve the sixteen named special tokens (chat roles, end of turn, image, audio, pad,
-    spare) besides end of text. Imported `file` tokenizers stay as they are."""
+    spare) besides end of text; the known kinds get them after their stock ids, which stay as they
+    are. Imported `file` tokenizers are never changed."""
 
     encoder: Literal["auto", "tokenizers", "gigatoken"] = "auto"
     """Library that encodes at scale. `auto`: gigatoken where it is installed and gives the same
