@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hornbook.errors import HornbookError
 from hornbook.files import read_json
 from hornbook.recipe import Recipe
 from hornbook.run import RETIRED, RunDirectory
-from hornbook.stages import Result, Stage, run_stages
+from hornbook.stages import Result, run_stages
 
 
 @pytest.fixture
@@ -26,16 +27,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noting(name: str) -> Callable[[Recipe, RunDirectory], Result]:
         def execute(recipe: Recipe, run: RunDirectory) -> Result:
+            """Note it."""
             ran.append(name)
             (run.folder(name) / "result").write_text(json.dumps(recipe.tokenize.vocabulary))
             return Result(f"{name} {recipe.tokenize.vocabulary if name == 'tokenize' else ''}")
 
         return execute
 
-    road = {
-        name: Stage(name, stage.after, stage.sections, noting(name), stage.inputs)
-        for name, stage in stages.STAGES.items()
-    }
+    road = {name: replace(stage, execute=noting(name)) for name, stage in stages.STAGES.items()}
     monkeypatch.setattr(stages, "STAGES", road)
     return ran
 
@@ -88,9 +87,10 @@ def test_failure_is_recorded_and_the_stage_runs_again(
     good = stages.STAGES["tokenize"]
 
     def fail(recipe: Recipe, run: RunDirectory) -> Result:
+        """Fail."""
         raise HornbookError("no good")
 
-    broken = Stage("tokenize", good.after, good.sections, fail)
+    broken = replace(good, execute=fail)
     monkeypatch.setitem(stages.STAGES, "tokenize", broken)
     with pytest.raises(HornbookError, match="no good"):
         run_stages(Recipe(), run, NAMES)

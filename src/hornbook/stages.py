@@ -44,8 +44,12 @@ class Stage:
     sections: tuple[str, ...]
     """Recipe sections that decide its result."""
     execute: Callable[[Recipe, RunDirectory], Result]
+    """Does it; the first line of its docstring is shown meanwhile."""
     inputs: Callable[[Recipe], dict[str, str]] = lambda recipe: {}
     """Digests of what it reads from outside the run directory."""
+    retires: bool = True
+    """Whether an earlier result, of other settings or inputs, is moved away first. A stage that
+    takes seconds writes over it instead, or adds to it."""
 
 
 def prepare_stage(recipe: Recipe, run: RunDirectory) -> Result:
@@ -128,8 +132,8 @@ STAGES: dict[str, Stage] = {
             pretrain_stage,
             _token_sources,
         ),
-        Stage("evaluate", ("prepare", "pretrain"), ("evaluate",), evaluate_stage),
-        Stage("export", ("pretrain",), (), export_stage),
+        Stage("evaluate", ("prepare", "pretrain"), ("evaluate",), evaluate_stage, retires=False),
+        Stage("export", ("pretrain",), (), export_stage, retires=False),
     )
 }
 
@@ -167,9 +171,9 @@ def run_stage(recipe: Recipe, run: RunDirectory, stage: Stage) -> StageRecord:
         if earlier.outcome == "done" and earlier.settings == settings:
             say(f"{stage.name}: done already")
             return earlier
-        say(f"{stage.name}: going on")
-    elif earlier:
+    elif earlier and stage.retires:
         run.retire(stage.name)
+    say(f"{stage.name}: {(stage.execute.__doc__ or '').splitlines()[0]}")
     record = StageRecord(
         stage.name,
         fingerprint,

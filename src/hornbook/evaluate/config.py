@@ -19,8 +19,8 @@ class EvaluateConfig:
     """Tokens by which the window moves; 0: half the context, so every token but the first ones is
     predicted from at least half a context."""
 
-    batch: int = 16
-    """Rows of a whole context in one forward pass; of shorter documents, more."""
+    batch_tokens: int = 16384
+    """Tokens in one forward pass (at least one window)."""
 
     device: str = "auto"
     """Where to evaluate: auto, cpu, cuda, mps."""

@@ -90,6 +90,11 @@ class ModelConfig:
     """`vocab_size` of the exported model; None: `vocabulary`, so that rows which only pad are left
     out. A number only where the stock model has such rows itself (Phi-2: 51,200)."""
 
+    @property
+    def rotated_dimensions(self) -> int:
+        """Leading dimensions of each head that are rotated."""
+        return int(self.head_dim * self.rotary_fraction)
+
 
 @dataclass
 class GenerateConfig:

@@ -1,0 +1,222 @@
+// Draws the charts of the report with uPlot, from the JSON that is in the page.
+"use strict";
+(() => {
+  const root = document.documentElement;
+  window.addEventListener("error", (event) => { root.dataset.error = event.message; });
+
+  const data = JSON.parse(document.getElementById("report-data").textContent);
+  const form = document.getElementById("controls");
+  const several = data.runs.length > 1;
+  const DASH = { smooth: [], raw: [], validation: [6, 4] };
+  const KIND = { raw: "single steps", smooth: "mean", validation: "held-out" };
+  let plots = [];
+
+  // --- where a step lies along the chosen axis ---------------------------------------------
+
+  function settings() {
+    return {
+      x: form.elements.x.value,
+      logX: form.elements["log-x"].checked,
+      logY: form.elements["log-y"].checked,
+      raw: form.elements.raw.checked,
+    };
+  }
+
+  // Piecewise linear: the value of `ys` at x, held constant outside of `xs`.
+  function interpolate(xs, ys, x) {
+    let low = 0, high = xs.length - 1;
+    if (high < 0) return null;
+    if (x <= xs[0]) return ys[0];
+    if (x >= xs[high]) return ys[high];
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (xs[middle] <= x) low = middle; else high = middle;
+    }
+    return ys[low] + (ys[high] - ys[low]) * (x - xs[low]) / (xs[high] - xs[low]);
+  }
+
+  function along(run, step, axis) {
+    if (axis.name === "step") return step;
+    const clock = data.runs[run].clock;
+    const value = interpolate(clock.step, clock[axis.name], step);
+    return value === null ? null : value / axis.divisor;
+  }
+
+  function axisOf(name) {
+    if (name === "step") return { name, label: "step", divisor: 1 };
+    const longest = Math.max(...data.runs.map((run) => Math.max(0, ...run.clock[name])));
+    if (name === "tokens") return { name, label: "tokens", divisor: 1 };
+    if (longest > 3 * 86400) return { name, label: "days", divisor: 86400 };
+    if (longest > 2 * 3600) return { name, label: "hours", divisor: 3600 };
+    if (longest > 120) return { name, label: "minutes", divisor: 60 };
+    return { name, label: "seconds", divisor: 1 };
+  }
+
+  // --- numbers as people read them ---------------------------------------------------------
+
+  function brief(value) {
+    if (value == null) return "–";
+    const size = Math.abs(value);
+    for (const [unit, name] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e4, "k"]]) {
+      if (size >= unit) return trim(value / (name === "k" ? 1e3 : unit)) + name;
+    }
+    if (size > 0 && size < 1e-3) return value.toExponential(2).replace(/\.?0+e/, "e");
+    return trim(value);
+  }
+
+  function trim(value) { return String(Number(value.toPrecision(4))); }
+
+  // --- one chart ---------------------------------------------------------------------------
+
+  const style = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const colour = (run) => style(`--run-${run % 8}`);
+
+  function label(curve, alone) {
+    const run = several ? data.runs[curve.run].name : "";
+    if (alone) return run || "value";
+    return run ? `${run}, ${KIND[curve.kind]}` : KIND[curve.kind];
+  }
+
+  function series(curve, alone) {
+    const dots = curve.kind === "validation";
+    const stroke = !several && dots ? colour(1) : colour(curve.run);
+    return {
+      label: label(curve, alone),
+      stroke: curve.kind === "raw" && !alone ? stroke + "55" : stroke,
+      width: curve.kind === "raw" && !alone ? 1 : 2,
+      dash: several ? DASH[curve.kind] : [],
+      points: { show: dots || curve.step.length < 3, size: 6, fill: stroke },
+      value: (plot, value) => brief(value),
+    };
+  }
+
+  // uPlot wants one x column: the curves' own ones are merged, with gaps where a curve has none.
+  function columns(curves, axis, options) {
+    return uPlot.join(curves.map((curve) => {
+      const xs = [], ys = [];
+      curve.step.forEach((step, i) => {
+        const x = along(curve.run, step, axis);
+        if (x === null || (options.logX && x <= 0)) return;
+        if (xs.length && x <= xs[xs.length - 1]) { ys[ys.length - 1] = curve.value[i]; return; }
+        xs.push(x);
+        ys.push(curve.value[i]);
+      });
+      return [xs, ys];
+    }));
+  }
+
+  // The cursor reads each curve at its own nearest point, since the merged column has gaps.
+  function nearest(plot, seriesIndex, index) {
+    const values = plot.data[seriesIndex];
+    if (seriesIndex === 0 || values[index] != null) return index;
+    for (let away = 1; away < values.length; away++) {
+      if (values[index - away] != null) return index - away;
+      if (values[index + away] != null) return index + away;
+    }
+    return index;
+  }
+
+  function drawMarks(plot, axis) {
+    const { ctx } = plot;
+    const { left, top, width, height } = plot.bbox;
+    ctx.save();
+    ctx.lineWidth = devicePixelRatio;
+    ctx.font = `${11 * devicePixelRatio}px sans-serif`;
+    ctx.textAlign = "center";
+    data.runs.forEach((run, index) => {
+      for (const mark of run.marks) {
+        const at = along(index, mark.step, axis);
+        const x = at === null ? NaN : plot.valToPos(at, "x", true);
+        if (!(x >= left && x <= left + width)) continue;
+        ctx.strokeStyle = ctx.fillStyle = several ? colour(index) : style("--run-4");
+        ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
+        ctx.beginPath();
+        ctx.moveTo(x, top + 14 * devicePixelRatio);
+        ctx.lineTo(x, top + height);
+        ctx.stroke();
+        ctx.fillText(mark.letter, x, top + 11 * devicePixelRatio);
+      }
+    });
+    ctx.restore();
+  }
+
+  function logRange(plot, low, high) {
+    return low > 0 && high > 0 ? [low * 0.98, high * 1.02] : [0.1, 10];
+  }
+
+  // Round numbers 1, 2, 3, 5 (or powers of ten when there are many) inside a logarithmic range.
+  function logSplits(plot, axisIndex, low, high) {
+    const found = [];
+    const digits = high / low > 1000 ? [1] : high / low > 50 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 8];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+      for (const digit of digits) {
+        const value = digit * 10 ** power;
+        if (value >= low && value <= high) found.push(value);
+      }
+    }
+    return found;
+  }
+
+  function axes(axis, options, isLoss) {
+    const common = { stroke: style("--muted"), grid: { stroke: style("--line"), width: 1 },
+      ticks: { stroke: style("--line"), width: 1 }, font: "12px system-ui, sans-serif",
+      values: (plot, splits) => splits.map((value) => value == null ? "" : brief(value)) };
+    const log = { splits: logSplits, filter: (plot, splits) => splits };
+    return [
+      { ...common, ...(options.logX ? log : {}), size: 30, space: 60 },
+      { ...common, ...(isLoss && options.logY ? log : {}), size: 56, space: 32 },
+    ];
+  }
+
+  function draw(chart) {
+    const options = settings();
+    const axis = axisOf(options.x);
+    const isLoss = chart.id === "loss";
+    const hasMean = chart.curves.some((curve) => curve.kind === "smooth");
+    const curves = chart.curves.filter((curve) => curve.kind !== "raw" || !hasMean || options.raw);
+    const alone = curves.every((curve) => curve.kind === curves[0].kind);
+    const place = document.getElementById(`chart-${chart.id}`);
+    place.replaceChildren();
+    const log = { distr: 3, range: logRange };
+    const plot = new uPlot({
+      width: place.clientWidth || 600,
+      height: isLoss ? Math.min(420, Math.max(260, Math.round(place.clientWidth * 0.42))) : 190,
+      series: [
+        { label: axis.label, value: (plot, value) => brief(value) },
+        ...curves.map((curve) => series(curve, alone)),
+      ],
+      scales: {
+        x: { time: false, ...(options.logX ? log : {}) },
+        y: isLoss && options.logY ? log : {},
+      },
+      axes: axes(axis, options, isLoss),
+      cursor: { dataIdx: nearest, sync: { key: "report", scales: ["x", null] }, y: false },
+      hooks: { draw: isLoss ? [(plot) => drawMarks(plot, axis)] : [] },
+    }, columns(curves, axis, options), place);
+    return { plot, place, isLoss };
+  }
+
+  function drawAll() {
+    plots.forEach(({ plot }) => plot.destroy());
+    plots = data.charts.map(draw);
+  }
+
+  function fit() {
+    for (const { plot, place } of plots) {
+      if (place.clientWidth && place.clientWidth !== plot.width) {
+        plot.setSize({ width: place.clientWidth, height: plot.height });
+      }
+    }
+  }
+
+  if (data.charts.length) {
+    form.hidden = false;
+    form.addEventListener("change", drawAll);
+    drawAll();
+    new ResizeObserver(fit).observe(document.body);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+    window.addEventListener("beforeprint", () => { root.classList.add("print"); drawAll(); });
+    window.addEventListener("afterprint", () => { root.classList.remove("print"); drawAll(); });
+  }
+  root.dataset.ready = "true";
+})();

@@ -1,0 +1,240 @@
+"""What a checkpoint is on disk: one folder, whole or absent, without any pickle.
+
+In: tensors by name and JSON values. Out: a folder `step-00000500/`, and back:
+
+    model/*.safetensors       weights and persistent buffers (float32 stays float32, bit for bit)
+    optimizer/*.safetensors   optimizer state, `<parameter name>/<state name>`
+    optimizer/scalars.json    what the optimizer keeps as plain numbers
+    rng.safetensors           states of the random number generators
+    model.json                the architecture (`ModelConfig`)
+    state.json                step, cursors and whatever else the trainer counts
+    tokenizer.json ...        attachments
+    manifest.json             size and sha256 of every file above; written last
+
+Tensors go through `torch.distributed.checkpoint` and its Hugging Face storage, so that the same
+folder can be read by another number of processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import torch.distributed.checkpoint as distributed_checkpoint
+from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from hornbook.errors import HornbookError
+from hornbook.files import TEMPORARY, read_json, sha256_of, sync_folder, write_json
+from hornbook.model.config import ModelConfig
+from hornbook.progress import warn
+
+MODEL, OPTIMIZER = "model", "optimizer"
+MANIFEST, MODEL_CONFIG, STATE = "manifest.json", "model.json", "state.json"
+RANDOM_STATE, OPTIMIZER_SCALARS = "rng.safetensors", "optimizer/scalars.json"
+
+FILE_BYTES = 128 * 2**20
+"""Tensors are gathered into files of about this size: the writer holds one file in memory."""
+
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finished checkpoint folder (`step` counts finished optimizer steps)."""
+
+    path: Path
+    step: int
+
+    def problem(self, *, optimizer: bool = True) -> str | None:
+        """What is wrong with the files, by size and sha256; None when all is as it was written.
+
+        With `optimizer=False` the optimizer's files, two thirds of the bytes, are not hashed.
+        """
+        try:
+            entries = read_json(self.path / MANIFEST)["files"].items()
+            files = [(name, entry["bytes"], entry["sha256"]) for name, entry in entries]
+        except (HornbookError, AttributeError, KeyError, TypeError):
+            return f"{MANIFEST} is missing or damaged"
+        for name, size, sha256 in files:
+            path = self.path / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes instead of {size}"
+            hashed = optimizer or not name.startswith(OPTIMIZER + "/")
+            if hashed and sha256_of(path) != sha256:
+                return f"{name} is not what was written (its sha256 differs)"
+        return None
+
+    def config(self) -> ModelConfig:
+        """The architecture. Raises `HornbookError` when another version wrote other fields."""
+        values = read_json(self.path / MODEL_CONFIG)
+        try:
+            return ModelConfig(**values)
+        except TypeError as error:
+            raise HornbookError(
+                f"describes a model that this version does not know ({error})",
+                where=self.path / MODEL_CONFIG,
+                hint="Use the version of hornbook that wrote it",
+            ) from error
+
+    def state(self) -> dict[str, Any]:
+        """The trainer's scalars and cursors."""
+        state: dict[str, Any] = read_json(self.path / STATE)
+        return state
+
+    def random_state(self) -> dict[str, Tensor]:
+        """States of the random number generators, uint8 or int64 on the CPU."""
+        return safetensors.torch.load_file(self.path / RANDOM_STATE)
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder's name, which sorts by step."""
+    return f"step-{step:08d}"
+
+
+def checkpoint_step(name: str) -> int | None:
+    """The step in a finished checkpoint's name; None for any other name."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def list_checkpoints(folder: Path) -> list[Checkpoint]:
+    """The finished checkpoints of a folder by step, unverified; half-written ones are left out."""
+    if not folder.is_dir():
+        return []
+    steps = ((checkpoint_step(path.name), path) for path in folder.iterdir() if path.is_dir())
+    found = [Checkpoint(path, step) for step, path in steps if step is not None]
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def newest_good(folder: Path, *, optimizer: bool = True) -> Checkpoint | None:
+    """The newest checkpoint whose files are as they were written; None when there are none at all.
+
+    A damaged one is named in a warning and the one before is tried. Raises `HornbookError` when
+    there are checkpoints and every one is damaged, since to begin anew silently would be wrong.
+    """
+    checkpoints = list_checkpoints(folder)
+    for checkpoint in reversed(checkpoints):
+        problem = checkpoint.problem(optimizer=optimizer)
+        if problem is None:
+            return checkpoint
+        warn(f"{checkpoint.path} is damaged: {problem}. Trying the checkpoint before it")
+    if checkpoints:
+        raise HornbookError(
+            "every checkpoint here is damaged",
+            where=folder,
+            hint="Remove the folder to start anew",
+        )
+    return None
+
+
+def surplus(steps: list[int], newest: int, keep: int) -> list[int]:
+    """The steps to remove once `newest` is durable.
+
+    All but the last `keep` up to `newest`; and any later one, which is left from before training
+    fell back to an earlier checkpoint and would otherwise be taken up again.
+    """
+    up_to = sorted(step for step in steps if step <= newest)
+    return up_to[:-keep] + [step for step in steps if step > newest]
+
+
+# ---------------------------------------------------------------------------- writing and reading
+
+
+def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Write CPU tensors as safetensors files of about `FILE_BYTES` each, flushed to the disk."""
+    files: dict[str, int] = {}
+    number, filled = 1, 0
+    for name, tensor in tensors.items():
+        if filled and filled + tensor.nbytes > FILE_BYTES:
+            number, filled = number + 1, 0
+        files[name] = number
+        filled += tensor.nbytes
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=files)
+    with _one_process():
+        distributed_checkpoint.save(dict(tensors), storage_writer=writer, no_dist=True)
+
+
+def read_tensors(folder: Path, targets: Mapping[str, Tensor]) -> None:
+    """Copy the tensors named in `targets` into them, whatever their device."""
+    if not targets:
+        return
+    reader = HuggingFaceStorageReader(str(folder))
+    detached = {name: tensor.detach() for name, tensor in targets.items()}
+    with _one_process():
+        distributed_checkpoint.load(detached, storage_reader=reader, no_dist=True)
+
+
+def stored_tensors(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shape and dtype of every tensor under `folder`, read from the files' headers."""
+    metadata = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {
+        name: (entry.size, entry.properties.dtype)
+        for name, entry in metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+
+
+@contextlib.contextmanager
+def _one_process() -> Iterator[None]:
+    """torch.distributed.checkpoint without a process group: no warning, and plain exceptions."""
+    # A standing filter instead of `catch_warnings`, which is not safe in a background thread.
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+    try:
+        yield
+    except CheckpointException as failure:  # a BaseException around the real one
+        cause, _ = next(iter(failure.failures.values()))
+        raise cause from None
+
+
+def write_random_state(random_state: Mapping[str, Tensor], path: Path) -> None:
+    """Write the generators' states; through `open`, so that a full disk is an `OSError`."""
+    path.write_bytes(safetensors.torch.save(dict(random_state)))
+
+
+def write_state(folder: Path, config: ModelConfig, state: dict[str, Any]) -> None:
+    """Write the architecture and the trainer's scalars."""
+    write_json(folder / MODEL_CONFIG, dataclasses.asdict(config))
+    write_json(folder / STATE, state)
+
+
+def seal(folder: Path, step: int) -> None:
+    """Flush every file and folder to the disk, and write the manifest over them."""
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+            continue
+        with open(path, "rb") as handle:
+            os.fsync(handle.fileno())
+        name = path.relative_to(folder).as_posix()
+        files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    write_json(folder / MANIFEST, {"format": 1, "step": step, "files": files})
+    sync_folder(folder)
+
+
+def temporary_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is written, or taken to pieces."""
+    return folder / (checkpoint_name(step) + TEMPORARY)
+
+
+def publish(temporary: Path) -> Path:
+    """Give a sealed folder its final name, durably."""
+    final = temporary.with_name(temporary.name.removesuffix(TEMPORARY))
+    temporary.rename(final)
+    sync_folder(final.parent)
+    return final

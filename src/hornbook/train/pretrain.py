@@ -1,0 +1,122 @@
+"""Pretraining put together: tokens, weights, objective, evaluator and sampler for the loop.
+
+In: settings and a folder of token shards. Out: what the trainer writes to its folder, and how it
+ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hornbook.errors import HornbookError
+from hornbook.model.config import GenerateConfig, ModelSettings
+from hornbook.model.decoder import Decoder
+from hornbook.model.generate import generate_text
+from hornbook.model.presets import resolve
+from hornbook.optim.config import OptimizerConfig
+from hornbook.tokenizer.tokenizer import Tokenizer
+from hornbook.tokens.config import DataConfig
+from hornbook.tokens.loader import open_source
+from hornbook.train.config import PretrainConfig
+from hornbook.train.horizon import rows_per_step
+from hornbook.train.load import check_same_architecture, initial_weights
+from hornbook.train.objective import NextToken
+from hornbook.train.state import Outcome
+from hornbook.train.trainer import Trainer
+from hornbook.train.validation import ValidationLoss
+
+
+def pretrain(
+    model: ModelSettings,
+    data: DataConfig,
+    optimizer: OptimizerConfig,
+    config: PretrainConfig,
+    generation: GenerateConfig,
+    tokens: Path,
+    out: Path,
+) -> Outcome:
+    """Train a language model on token shards, going on from what `out` holds.
+
+    Args:
+        model: the architecture; left at its defaults, `config.init` decides.
+        data: which tokens in what rows.
+        optimizer: learning rate and the like.
+        config: how long, how precise, how often what is written.
+        generation: how samples are drawn.
+        tokens: folder with the tokenizer, the validation split and, unless `data.sources` says
+            otherwise, the training shards.
+        out: the stage's folder.
+
+    Raises:
+        HornbookError: whatever the user can mend, from a missing shard to a loss that is NaN.
+    """
+    tokenizer = Tokenizer.load(tokens / "tokenizer")
+    decoder = starting_model(model, config, tokenizer)
+    sequence_length = data.sequence_length or decoder.config.context
+    if sequence_length > decoder.config.context:
+        raise HornbookError(
+            f"rows of {sequence_length} tokens do not fit the model's context of"
+            f" {decoder.config.context}",
+            where="data.sequence_length", hint="Shorten the rows, or raise model.context",
+        )  # fmt: skip
+    source = open_source(
+        data, tokens, sequence_length,
+        rows_per_step=rows_per_step(config, sequence_length), tokenizer_sha256=tokenizer.sha256,
+    )  # fmt: skip
+    trainer = Trainer(
+        decoder, source, NextToken(), config, optimizer, out,
+        evaluate=ValidationLoss(
+            tokens, sequence_length, config.evaluate_tokens, verify=data.verify
+        ),
+        sample=sampler(tokenizer, config, generation),
+        attachments={"tokenizer.json": tokens / "tokenizer" / "tokenizer.json"},
+        prefetch=data.prefetch,
+    )  # fmt: skip
+    return trainer.fit()
+
+
+def starting_model(
+    settings: ModelSettings, config: PretrainConfig, tokenizer: Tokenizer
+) -> Decoder:
+    """New weights from the seed, or those of `config.init`, for this tokenizer.
+
+    With `config.init` the architecture is the one found there; settings that ask for another one
+    are refused, and so is a model that has no rows for some of the tokenizer's ids.
+    """
+    if config.init is None:
+        generator = torch.Generator().manual_seed(config.seed)
+        return Decoder(resolve(settings, tokenizer.size), generator)
+    decoder = initial_weights(Path(config.init))
+    if decoder.config.vocabulary < tokenizer.size:
+        raise HornbookError(
+            f"this model has {decoder.config.vocabulary:,} token ids, the tokenizer"
+            f" {tokenizer.size:,}",
+            where=config.init,
+            hint="Tokenize with the model's own tokenizer: --tokenize.kind file --tokenize.file DIR",
+        )
+    if settings != ModelSettings():
+        wanted = resolve(settings, decoder.config.vocabulary)
+        check_same_architecture(wanted, decoder, config.init)
+    return decoder
+
+
+def sampler(
+    tokenizer: Tokenizer, config: PretrainConfig, generation: GenerateConfig
+) -> Callable[[Decoder, int], list[dict[str, Any]]]:
+    """A function of the model and the step that goes on from the fixed prompts."""
+    settings = dataclasses.replace(generation, max_tokens=config.sample_tokens)
+    prompts = config.sample_prompts or [""]
+
+    def sample(model: Decoder, step: int) -> list[dict[str, Any]]:
+        made = generate_text(model, tokenizer, prompts, settings)
+        return [
+            {"step": step, "prompt": prompt, "text": generation.text}
+            for prompt, generation in zip(prompts, made, strict=True)
+        ]
+
+    return sample

@@ -1,0 +1,430 @@
+"""The training loop: one for pretraining and for every objective that comes after it.
+
+In: a model, a source of batches, an objective, settings, a folder. Out: checkpoints, metrics.jsonl,
+samples.jsonl and machine.json in that folder, and an `Outcome`. What differs between kinds of
+training is handed in; what happened before is found in the folder, so `fit` again goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hornbook.errors import HornbookError
+from hornbook.model.count import flops_per_token
+from hornbook.model.decoder import Decoder
+from hornbook.optim.config import OptimizerConfig
+from hornbook.optim.groups import build_optimizer, set_learning_rate
+from hornbook.optim.schedule import learning_rate
+from hornbook.progress import Bar, bar, say, warn
+from hornbook.tokens.loader import BatchSource
+from hornbook.tokens.prefetch import Prefetcher
+from hornbook.train import horizon
+from hornbook.train.checkpoint import CheckpointStore
+from hornbook.train.checkpoint_files import checkpoint_name
+from hornbook.train.config import PretrainConfig
+from hornbook.train.machine import Machine, memory_gigabytes, pick_device
+from hornbook.train.metrics import MetricsLog
+from hornbook.train.objective import Forward, Objective, bind
+from hornbook.train.precision import Precision
+from hornbook.train.probe import probe
+from hornbook.train.process import Interrupt, collection_paused, reproducible
+from hornbook.train.state import Outcome, Reason, RunState
+from hornbook.train.step import NotFinite, Stepper, StepReport, step_seed
+from hornbook.train.stop import target_loss, unlike_guessing
+
+Evaluate = Callable[[Decoder], dict[str, float]]
+Sample = Callable[[Decoder, int], list[dict[str, Any]]]
+
+COLLECT_EVERY = 1000
+"""Steps between garbage collections."""
+
+SHOWN_CHARACTERS = 160
+"""Characters of a sample that are shown while training."""
+
+WARNINGS = ("loss_spike", "initial_loss", "machine", "overflow", "data")
+"""Events that the user should read."""
+
+
+class Trainer:
+    """Trains a model.
+
+    Args:
+        model: updated in place.
+        source: gives any rows of the run; step s (from 0) takes rows [s * G, (s + 1) * G).
+        objective: the loss.
+        config: the `pretrain` section.
+        optimizer_config: the `optimizer` section.
+        folder: of the stage; what an earlier start left there is gone on from.
+        evaluate: validation numbers of the model, `validation_loss` among them.
+        sample: texts from the model after a number of steps, each with `prompt` and `text`.
+        attachments: files that each checkpoint holds besides, by name (tokenizer.json).
+        prefetch: batches prepared ahead.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        source: BatchSource,
+        objective: Objective,
+        config: PretrainConfig,
+        optimizer_config: OptimizerConfig,
+        folder: Path,
+        *,
+        evaluate: Evaluate | None = None,
+        sample: Sample | None = None,
+        attachments: Mapping[str, bytes | Path] | None = None,
+        prefetch: int = 4,
+    ):
+        horizon.check_horizon(config)
+        target_loss(config.stop_at_loss, None)
+        self._model, self._source, self._objective = model, source, objective
+        self._config, self._optimizer_config, self._folder = config, optimizer_config, folder
+        self._evaluate, self._sample, self._prefetch = evaluate, sample, prefetch
+        self._store = CheckpointStore(
+            folder / "checkpoints", config.keep, config.mirror, attachments
+        )
+        self._rows = horizon.rows_per_step(config, source.sequence_length)
+        self._tokens_per_step = self._rows * source.sequence_length
+
+    def fit(self) -> Outcome:
+        """Train up to the horizon, or until the target loss or a signal.
+
+        Raises:
+            NotFinite: the loss or gradient of a step is not finite.
+            HornbookError: not enough memory; the folder is of another architecture; the disk is
+                full.
+        """
+        self._began = time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            interrupt = stack.enter_context(Interrupt())
+            stack.enter_context(reproducible(self._config.deterministic))
+            checkpoint = self._store.latest()
+            stored = checkpoint.state() if checkpoint else {}
+            self._take_up(stored)
+            self._log = stack.enter_context(
+                MetricsLog(self._folder, self._state.step, tensorboard=self._config.tensorboard)
+            )
+            if checkpoint:
+                self._event("resumed", f"goes on from step {self._state.step}")
+            self._set_up(stored)
+            if checkpoint:
+                self._store.load(checkpoint, self._model, self._optimizer)
+            stack.enter_context(collection_paused())
+            reason = self._train(interrupt)
+        return Outcome(
+            reason=reason,
+            step=self._state.step,
+            total_steps=self._total_steps,
+            tokens=self._tokens,
+            seconds=self._state.seconds,
+            loss=self._state.watch.mean(),
+            validation=self._state.validation,
+            checkpoint=checkpoint_name(self._state.step),
+        )
+
+    # ----------------------------------------------------------------------- before the first step
+
+    def _take_up(self, stored: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state, or from nothing."""
+        if stored and stored["rows_per_step"] != self._rows:
+            raise HornbookError(
+                f"was trained with {stored['rows_per_step']} rows a step, not {self._rows}",
+                where=self._folder,
+                hint="Keep pretrain.global_batch_tokens and the sequence length, or use another "
+                "run directory",
+            )
+        self._state = RunState.from_json(stored) if stored else RunState()
+        self._saved_step = self._state.step if stored else -1
+        self._saved_time = time.perf_counter()
+        self._earlier_seconds = self._state.seconds
+
+    def _set_up(self, stored: dict[str, Any]) -> None:
+        """Make what trains: optimizer, precision, step, length."""
+        device = pick_device(self._config.device)
+        if device.type == "cuda":
+            # Products left in float32 (all, in fp32 runs) use TF32: 8x as fast, 10-bit mantissas.
+            torch.set_float32_matmul_precision("high")
+        self._model.to(device).train()
+        self._optimizer = build_optimizer(self._model, self._optimizer_config, device)
+        forward = self._choose_machine(device, stored)
+        self._stepper = self._make_stepper(forward)
+        self._total_steps = self._choose_length(forward)
+        self._stepper.precision.load_state(self._state.scaler)
+        peak = self._machine.peak_flops()
+        flops = flops_per_token(self._model.config, self._source.sequence_length)
+        self._mfu_per_speed = flops / peak if peak else None
+        self._source_facts = json.loads(json.dumps(self._source.describe()))
+        if stored and stored["total_steps"] != self._total_steps:
+            self._event("horizon", f"{self._total_steps} steps instead of {stored['total_steps']}")
+        if stored and stored["source"] != self._source_facts:
+            self._event("data", "sources or their order are others from here on")
+
+    def _choose_machine(self, device: torch.device, stored: dict[str, Any]) -> Forward:
+        """Take the choices of an earlier start where they hold, else make them by trying."""
+        earlier = Machine.read(self._folder)
+        if earlier is None and stored:
+            earlier = Machine.from_json(stored["machine"], self._folder)
+        if earlier is not None and earlier.answers(self._config):
+            self._machine = dataclasses.replace(earlier, torch=torch.__version__)
+            torch.set_num_threads(earlier.threads)
+            forward = bind(self._objective, self._model, compiled=earlier.compile)
+        else:
+            batch = self._source.rows(0, self._rows).to(device)
+            self._machine, forward = probe(
+                self._config, self._model, self._objective, self._optimizer, batch, device
+            )
+            if earlier is not None:
+                # A run keeps its length in steps on whatever machine it goes on.
+                self._machine.steps_per_minute = earlier.steps_per_minute
+        self._machine.write(self._folder)
+        say(self._machine.describe(self._rows))
+        if earlier is not None and stored:
+            difference = self._machine.difference(earlier)
+            if difference:
+                self._event("machine", f"{difference}: goes on, but perhaps not bit for bit")
+        return forward
+
+    def _make_stepper(self, forward: Forward) -> Stepper:
+        return Stepper(
+            self._model,
+            forward,
+            self._objective,
+            self._optimizer,
+            Precision(self._machine.precision, torch.device(self._machine.device)),
+            gradient_clip=self._optimizer_config.gradient_clip,
+            seed=self._config.seed,
+        )
+
+    def _choose_length(self, forward: Forward) -> int:
+        """The horizon in steps; minutes are turned into steps once, and that is remembered."""
+        minutes = self._config.minutes
+        if minutes and self._machine.steps_per_minute is None:
+            seconds = self._calibrate(self._make_stepper(forward))
+            steps = horizon.calibrated_steps(
+                self._config,
+                self._tokens_per_step,
+                seconds,
+                time.perf_counter() - self._began,
+            )
+            self._machine.steps_per_minute = steps / minutes
+            self._machine.write(self._folder)
+            say(f"a step takes {seconds:.3g} s here: {minutes:g} minutes are {steps} steps")
+        return horizon.total_steps(
+            self._config, self._tokens_per_step, self._machine.steps_per_minute
+        )
+
+    def _calibrate(self, stepper: Stepper) -> float:
+        """Seconds of a step, from steps of learning rate 0 that leave no trace."""
+        batch = self._source.rows(0, self._rows).to(self._machine.device)
+        set_learning_rate(self._optimizer, 0.0)
+        step = self._state.step + 1
+
+        def rehearse() -> None:
+            rows = self._machine.micro_batch(step)
+            stepper.step(step, batch, rows, rows=(0, self._rows), smaller=self._shrink)
+
+        seconds = horizon.seconds_of_step(rehearse, self._config.minutes * 60)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.state.clear()
+        return seconds
+
+    # -------------------------------------------------------------------------------- the main loop
+
+    def _train(self, interrupt: Interrupt) -> Reason:
+        """Step after step, until there is a reason to end; the last state is saved then."""
+        rows, first, last = self._rows, self._state.step, self._total_steps
+        requests = ((row, rows) for row in range(first * rows, last * rows, rows))
+        with (
+            Prefetcher(
+                self._source, requests, device=self._machine.device, depth=self._prefetch
+            ) as batches,
+            bar("training", last) as shown,
+        ):
+            shown.restart(first, last)
+            while True:
+                if interrupt.requested:
+                    self._event("stopped", f"asked to stop after step {self._state.step}")
+                    self._save(wait=True)
+                    return "interrupted"
+                reason = self._between_steps(shown)
+                if reason:
+                    return reason
+                self._one_step(batches, shown)
+
+    def _between_steps(self, shown: Bar) -> Reason | None:
+        """Evaluate, sample, save where due; a reason to end, if there is one.
+
+        This comes before the next step and not after the last one, so that a run that was stopped
+        right after a step makes up for it.
+        """
+        state, config = self._state, self._config
+        self._store.check()
+        target = state.watch.reached(config.stop_at_loss, None)
+        last = state.step >= self._total_steps or target is not None
+        if self._evaluate and self._due(config.evaluate_every, state.evaluated, last):
+            self._run_evaluation(self._evaluate, shown)
+        target = target or state.watch.reached(
+            config.stop_at_loss, state.validation.get("validation_loss")
+        )
+        last = last or target is not None
+        if self._sample and self._due(config.sample_every, state.sampled, last):
+            self._take_samples(self._sample, shown)
+        minutes = (time.perf_counter() - self._saved_time) / 60
+        late = state.step > self._saved_step and minutes >= config.checkpoint_minutes
+        if late or self._due(config.checkpoint_every, self._saved_step, last):
+            if target:
+                self._event("target", target)
+            self._save(wait=last)
+        if state.step % COLLECT_EVERY == 0:
+            gc.collect()
+        if not last:
+            return None
+        return "target" if target else "finished"
+
+    def _one_step(self, batches: Prefetcher, shown: Bar) -> None:
+        """Train on the next batch and write down how it went."""
+        state, config = self._state, self._config
+        started = time.perf_counter()
+        batch = next(batches)
+        rate = learning_rate(self._optimizer_config, state.step, self._total_steps)
+        set_learning_rate(self._optimizer, rate)
+        rows = (state.step * self._rows, (state.step + 1) * self._rows)
+        step = state.step + 1
+        try:
+            report = self._stepper.step(
+                step, batch, self._machine.micro_batch(step), rows=rows, smaller=self._shrink
+            )
+        except NotFinite as error:
+            self._log.event(step, "nan", str(error))
+            raise
+        seconds = time.perf_counter() - started
+        state.step = step
+        state.seconds = self._earlier_seconds + time.perf_counter() - self._began
+        speed = self._tokens_per_step / seconds
+        if step % config.log_every == 0 or step == self._total_steps:
+            self._log.numbers(self._record(report, rate, speed, batches.wait_seconds))
+        self._watch_loss(report)
+        shown.advance(1, f"loss {report.loss:.3f}  {speed:,.0f} tokens/s")
+
+    def _record(
+        self, report: StepReport, rate: float, speed: float, waited: float
+    ) -> dict[str, Any]:
+        """The line of metrics.jsonl for the step just done."""
+        step = self._state.step
+        return {
+            **self._position(),
+            "loss": report.loss,
+            "learning_rate": rate,
+            "gradient_norm": report.gradient_norm,
+            "tokens_per_second": round(speed, 1),
+            "mfu": round(speed * self._mfu_per_speed, 4) if self._mfu_per_speed else None,
+            "memory_gb": memory_gigabytes(torch.device(self._machine.device)),
+            "loader_wait": round(waited, 6),
+            "micro_batch": self._machine.micro_batch(step),
+            **report.metrics,
+        }
+
+    def _watch_loss(self, report: StepReport) -> None:
+        """Say what is odd about the step just done."""
+        state = self._state
+        spike = state.watch.add(state.step, report.loss, self._config.spike_factor)
+        if spike:
+            self._event("loss_spike", spike)
+        if state.step == 1 and self._config.init is None:
+            odd = unlike_guessing(report.loss, self._model.config.vocabulary)
+            if odd:
+                self._event("initial_loss", odd)
+        if not report.updated:
+            self._event("overflow", "fp16 gradients overflowed: not updated, loss scale halved")
+        rows = self._machine.micro_batch(state.step)
+        if state.step > 1 and rows != self._machine.micro_batch(state.step - 1):
+            self._event("micro_batch", f"{rows} rows from this step on: memory had run out")
+
+    # ------------------------------------------------------------------------------ between steps
+
+    def _run_evaluation(self, evaluate: Evaluate, shown: Bar) -> None:
+        state = self._state
+        with self._evaluating():
+            state.validation = evaluate(self._model)
+        state.evaluated = state.step
+        state.seconds = self._earlier_seconds + time.perf_counter() - self._began
+        self._log.numbers({**self._position(), **state.validation})
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in state.validation.items())
+        shown.say(f"step {state.step}: {numbers}")
+
+    def _take_samples(self, sample: Sample, shown: Bar) -> None:
+        with self._evaluating():
+            samples = sample(self._model, self._state.step)
+        self._state.sampled = self._state.step
+        for record in samples:
+            self._log.sample(self._state.step, record)
+        if samples:
+            text = " ".join(f"{samples[0]['prompt']}{samples[0]['text']}".split())
+            shown.say(f"step {self._state.step}: {text[:SHOWN_CHARACTERS]}")
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode, and the random numbers of this step, whatever was drawn before."""
+        self._model.eval()
+        torch.manual_seed(step_seed(self._config.seed, self._state.step))
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._model.train()
+
+    def _save(self, *, wait: bool) -> None:
+        """Save a checkpoint, unless this step's is there already."""
+        state = self._state
+        if state.step != self._saved_step:
+            # First the lines that lead up to it: a checkpoint never knows more than metrics.jsonl.
+            self._log.sync()
+            state.scaler = self._stepper.precision.state()
+            values = {
+                **dataclasses.asdict(state),
+                "tokens": self._tokens,
+                "rows": state.step * self._rows,
+                "rows_per_step": self._rows,
+                "total_steps": self._total_steps,
+                "machine": dataclasses.asdict(self._machine),
+                "source": self._source_facts,
+            }
+            # No random state: that of each step is a function of its number (step.step_seed).
+            self._store.save(state.step, self._model, self._optimizer, values, {})
+            self._saved_step, self._saved_time = state.step, time.perf_counter()
+        if wait:
+            self._store.wait()
+
+    def _shrink(self, step: int, rows: int) -> None:
+        """Memory ran out in `step`: from there on `rows` at a time, also when it is replayed."""
+        self._machine.change_micro_batch(step, rows)
+        self._machine.write(self._folder)
+        warn(f"step {step}: out of memory; done again with a micro-batch of {rows} rows")
+
+    def _event(self, kind: str, message: str) -> None:
+        """Write an event down and say it aloud."""
+        self._log.event(self._state.step, kind, message)
+        (warn if kind in WARNINGS else say)(f"step {self._state.step}: {message}")
+
+    def _position(self) -> dict[str, Any]:
+        """Where the run is."""
+        seconds = round(self._state.seconds, 3)
+        return {"step": self._state.step, "tokens": self._tokens, "seconds": seconds}
+
+    @property
+    def _tokens(self) -> int:
+        return self._state.step * self._tokens_per_step
+
+    def _due(self, every: int, done: int, last: bool) -> bool:
+        """Whether something done every so many steps, and at the end, is to be done now."""
+        step = self._state.step
+        return step != done and (last or (every > 0 and step > 0 and step % every == 0))

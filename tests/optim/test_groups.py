@@ -1,0 +1,64 @@
+"""Decay groups, and AdamW against its plain implementation."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hornbook.optim.config import OptimizerConfig
+from hornbook.optim.groups import build_optimizer, set_learning_rate
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, 7)
+        self.head.weight = self.embedding.weight
+        self.frozen = nn.Parameter(torch.ones(4, 4), requires_grad=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.norm(self.embedding(ids)))
+        return logits
+
+
+def test_matrices_are_decayed_vectors_not_and_each_parameter_once() -> None:
+    model = Tied()
+    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.3), torch.device("cpu"))
+    decay = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decay == {
+        model.embedding.weight: 0.3,
+        model.norm.weight: 0.0,
+        model.norm.bias: 0.0,
+        model.head.bias: 0.0,
+    }
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
+
+
+def test_updates_are_those_of_plain_adamw() -> None:
+    torch.manual_seed(0)
+    model, plain = Tied(), Tied()
+    plain.load_state_dict(model.state_dict())
+    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5, beta1=0.8, beta2=0.9)
+    ours = build_optimizer(model, config, torch.device("cpu"))
+    assert ours.defaults["fused"]
+    decayed, others = [plain.embedding.weight], [plain.norm.weight, plain.norm.bias]
+    reference = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": 0.5},
+            {"params": [*others, plain.head.bias], "weight_decay": 0.0},
+        ],
+        lr=0.1,
+        betas=(0.8, 0.9),
+        foreach=False,
+    )
+    for rate in (0.1, 0.05, 0.2):
+        set_learning_rate(ours, rate)
+        set_learning_rate(reference, rate)
+        for module, optimizer in ((model, ours), (plain, reference)):
+            optimizer.zero_grad()
+            module(torch.tensor([1, 2, 3])).square().sum().backward()
+            optimizer.step()
+    for ours_now, reference_now in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours_now, reference_now)

@@ -1,0 +1,68 @@
+"""Lines that survive, and lines that are cut back."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from hornbook.train.metrics import MetricsLog, cut_back
+
+
+def steps(path: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_goes_on_from_a_step(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, 0, tensorboard=False) as log:
+        for step in range(1, 8):
+            log.numbers({"step": step, "loss": step / 10})
+            log.sample(step, {"prompt": "a", "text": "ü\u2028b\n"})
+            log.event(step, "loss_spike", "high")
+    with MetricsLog(tmp_path, 5, tensorboard=False) as log:
+        log.numbers({"step": 6, "loss": 0.5})
+    assert steps(tmp_path / "metrics.jsonl") == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6]
+    samples = (tmp_path / "samples.jsonl").read_text("utf-8").split("\n")
+    assert len(samples) == 6
+    assert json.loads(samples[0]) == {"step": 1, "prompt": "a", "text": "ü\u2028b\n"}
+
+
+def test_half_written_last_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for rubbish in (b'{"step": 2, "lo', b'{"step": 2}', b'{"step": 2, "x": "\xc3', b"\0\0\0\0"):
+        path.write_bytes(b'{"step": 1}\n' + rubbish)
+        cut_back(path, 9)
+        assert path.read_bytes() == b'{"step": 1}\n'
+
+
+def test_uncut_files_are_not_rewritten(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    before = path.stat().st_ino
+    cut_back(path, 2)
+    assert path.stat().st_ino == before
+
+
+def test_each_line_is_on_its_way_at_once_and_is_json(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, 0, tensorboard=False) as log:
+        log.numbers({"step": 1, "loss": math.nan, "mfu": math.inf})
+        line = (tmp_path / "metrics.jsonl").read_text()
+        assert json.loads(line) == {"step": 1, "loss": None, "mfu": None}
+
+
+def test_writes_tensorboard_files(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first in (0, 3):
+        with MetricsLog(tmp_path, first, tensorboard=True) as log:
+            for step in range(first + 1, first + 6):
+                log.numbers({"step": step, "loss": float(step + first), "mfu": None})
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert read.Tags()["scalars"] == ["loss"]
+    assert [(e.step, e.value) for e in read.Scalars("loss")] == [
+        (1, 1), (2, 2), (3, 3), (4, 7), (5, 8), (6, 9), (7, 10), (8, 11),
+    ]  # fmt: skip

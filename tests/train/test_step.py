@@ -1,0 +1,192 @@
+"""One step: accumulation, clipping, running out of memory, numbers that are none."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_run import MODEL, CountingRows
+from torch import Tensor, nn
+
+from hornbook.errors import HornbookError
+from hornbook.model.decoder import Decoder
+from hornbook.optim.config import OptimizerConfig
+from hornbook.optim.groups import build_optimizer
+from hornbook.tokens.batch import IGNORE, Batch
+from hornbook.train.objective import NextToken, bind
+from hornbook.train.precision import Precision, PrecisionName
+from hornbook.train.step import NotFinite, Stepper, even_size, pieces
+
+CPU = torch.device("cpu")
+
+
+def stepper(
+    objective: Any = None, *, clip: float = 0.0, precision: PrecisionName = "fp32", rate: float = 0
+) -> tuple[Decoder, Stepper]:
+    """A model without dropout, and what trains it."""
+    objective = objective or NextToken()
+    model = Decoder(MODEL, torch.Generator().manual_seed(1)).eval()
+    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=rate), CPU)
+    return model, Stepper(
+        model,
+        bind(objective, model, compiled=False),
+        objective,
+        optimizer,
+        Precision(precision, CPU),
+        gradient_clip=clip,
+        seed=3,
+    )
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+class Limited(NextToken):
+    """Runs out of memory above so many rows, as the second micro-batch of a step."""
+
+    def __init__(self, most: int):
+        self.most, self.calls = most, 0
+
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        self.calls += 1
+        if len(batch) > self.most and self.calls > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().__call__(model, batch)
+
+
+class Odd(NextToken):
+    """Multiplies the loss of the n-th micro-batch, or adds a gradient that is not a number."""
+
+    def __init__(self, call: int, factor: float | None):
+        self.call, self.factor, self.calls = call, factor, 0
+
+    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        self.calls += 1
+        loss, metrics = super().__call__(model, batch)
+        if self.calls == self.call:
+            # sqrt has an infinite slope at 0; times 0 that is not a number.
+            loss = loss * self.factor if self.factor else loss + (loss * 0).sqrt()
+        return loss, metrics
+
+
+def test_accumulation_is_one_big_batch_whatever_is_masked() -> None:
+    batch = CountingRows().rows(0, 8)
+    batch.targets[4:6] = IGNORE  # a micro-batch of two rows without any target
+    model, one = stepper()
+    loss, _ = NextToken()(model, batch)
+    mean = loss / (batch.targets != IGNORE).sum()
+    mean.backward()
+    expected = gradients(model)
+    for micro_batch in (8, 5, 3, 2, 1):
+        report = one.step(1, batch, micro_batch)
+        assert report.loss == pytest.approx(float(mean.detach()), rel=1e-6)
+        for name, gradient in gradients(model).items():
+            torch.testing.assert_close(gradient, expected[name], msg=f"{name} {micro_batch}")
+
+
+@settings(deadline=None)
+@given(rows=st.integers(1, 40), most=st.integers(1, 50))
+def test_pieces_are_the_rows_in_order_few_and_even(rows: int, most: int) -> None:
+    batch = Batch(torch.arange(rows)[:, None], torch.arange(rows)[:, None])
+    parts = pieces(batch, most)
+    assert torch.cat([part.inputs for part in parts]).flatten().tolist() == list(range(rows))
+    assert len(parts) == math.ceil(rows / most)
+    assert {len(part) for part in parts[:-1]} <= {even_size(rows, most)}
+    assert max(len(part) for part in parts) <= most
+
+
+def test_clips_the_global_norm() -> None:
+    model, one = stepper(clip=0.1)
+    report = one.step(1, CountingRows().rows(0, 8), 4)
+    norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients(model).values()]))
+    assert report.gradient_norm is not None and report.gradient_norm > 0.5
+    assert float(norm) == pytest.approx(0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_narrow_precisions_are_near_fp32_and_gradients_unscaled(precision: PrecisionName) -> None:
+    batch = CountingRows().rows(0, 8)
+    exact_model, exact = stepper(clip=0.1, rate=1e-3)
+    model, narrow = stepper(clip=0.1, rate=1e-3, precision=precision)
+    for step in (1, 2):
+        expected, report = exact.step(step, batch, 4), narrow.step(step, batch, 4)
+        assert report.updated
+        assert report.loss == pytest.approx(expected.loss, rel=1e-2)
+        assert report.gradient_norm == pytest.approx(expected.gradient_norm, rel=3e-2)
+    for ours, theirs in zip(model.parameters(), exact_model.parameters(), strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, atol=2.5e-3, rtol=0)
+
+
+def test_fp16_overflow_skips_the_update_and_lowers_the_scale() -> None:
+    model, one = stepper(Odd(1, 3e4), precision="fp16", rate=1e-2)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    report = one.step(1, CountingRows().rows(0, 8), 8)
+    assert (report.updated, report.gradient_norm) == (False, None)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert one.precision.state()["scale"] == 2.0**15
+    again = Precision("fp16", CPU)
+    again.load_state(one.precision.state())
+    assert again.state() == one.precision.state()
+
+
+def test_out_of_memory_redoes_the_step_in_halves() -> None:
+    batch = CountingRows().rows(0, 8)
+    said: list[tuple[int, int]] = []
+    model, limited = stepper(Limited(2))
+    report = limited.step(9, batch, 8 - 1, smaller=lambda *change: said.append(change))
+    reference_model, reference = stepper()
+    expected = reference.step(9, batch, 1)
+    assert said == [(9, 3), (9, 1)]
+    assert report == expected
+    reference_gradients = gradients(reference_model)
+    for name, gradient in gradients(model).items():
+        assert torch.equal(gradient, reference_gradients[name])
+
+
+def test_one_row_that_does_not_fit_is_said() -> None:
+    _, limited = stepper(Limited(0))
+    with pytest.raises(HornbookError, match=r"step 2: one row of 16 tokens does not fit"):
+        limited.step(2, CountingRows().rows(0, 4), 2)
+
+
+def test_other_errors_are_not_taken_for_memory() -> None:
+    batch = CountingRows().rows(0, 4)
+    batch.inputs[0, 0] = 10_000
+    with pytest.raises(IndexError):
+        stepper()[1].step(1, batch, 4)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_names_step_and_rows_and_changes_nothing(value: float) -> None:
+    model, one = stepper(Odd(2, value), rate=1e-2)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    with pytest.raises(NotFinite, match=r"step 7: the loss is (nan|inf) in rows 1004-1007"):
+        one.step(7, CountingRows().rows(0, 8), 4, rows=(1000, 1008))
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_a_gradient_that_is_no_number_names_the_cause() -> None:
+    _, one = stepper(Odd(2, None))
+    with pytest.raises(NotFinite, match=r"step 7: the gradient is nan in rows 0-7.*backward pass"):
+        one.step(7, CountingRows().rows(0, 8), 4, rows=(0, 8))
+
+
+def test_weights_that_are_no_numbers_are_named() -> None:
+    model, one = stepper()
+    with torch.no_grad():
+        model.final_norm.weight[3] = math.nan
+    with pytest.raises(NotFinite, match=r"the weights final_norm.weight are not finite"):
+        one.step(7, CountingRows().rows(0, 8), 8, rows=(0, 8))
+
+
+def test_a_step_without_targets_is_an_error_not_a_division_by_zero() -> None:
+    batch = CountingRows().rows(0, 8)
+    batch.targets.fill_(IGNORE)
+    with pytest.raises(HornbookError, match=r"step 5: no tokens to learn from in rows 32-39"):
+        stepper()[1].step(5, batch, 4, rows=(32, 40))
