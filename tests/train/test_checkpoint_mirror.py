@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from pathlib import Path
 
@@ -83,6 +84,25 @@ def test_cut_short_and_damaged_copies_are_passed_over(tmp_path: Path, url: str, 
     assert found is not None and found.step == 1
     assert "step-00000002 is damaged" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["step-00000001"]
+
+
+def test_mirror_with_nothing_whole_is_an_error(tmp_path: Path, url: str) -> None:
+    save(CheckpointStore(tmp_path / "a", mirror=url), 1)
+    files, root = fsspec.core.url_to_fs(url)
+    files.pipe_file(f"{root}/step-00000001/state.json", b"{}")
+    with pytest.raises(HornbookError, match="every checkpoint in the mirror is damaged"):
+        CheckpointStore(tmp_path / "b", mirror=url).latest()
+
+
+def test_full_disk_while_fetching_is_said(tmp_path: Path, url: str, monkeypatch) -> None:
+    save(CheckpointStore(tmp_path / "a", mirror=url), 1)
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(HornbookError, match="the disk is full"):
+        CheckpointStore(tmp_path / "b", mirror=url).latest()
 
 
 def test_empty_mirror_is_a_new_start(tmp_path: Path, url: str) -> None:

@@ -7,6 +7,7 @@ inside, so that a broken one is a finding and no traceback.
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -117,7 +118,7 @@ def mps() -> Finding:
     """Really multiply and attend on a Mac's GPU."""
     import torch
 
-    if sys.platform != "darwin":
+    if platform.system() != "Darwin":
         return "ok", "not a Mac", ""
     if not torch.backends.mps.is_available():
         return "warn", "PyTorch cannot use Metal here", "It needs macOS 14 and an Apple GPU"
@@ -189,9 +190,10 @@ def attend(dtype: torch.dtype, device: str) -> None:
     import torch
 
     shape = (2, 4, 128, 64)
-    parts = [torch.randn(shape, device=device).to(dtype).requires_grad_() for _ in range(3)]
-    out = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
-    out.float().square().sum().backward()
-    for part in parts:
-        if part.grad is None or not bool(part.grad.isfinite().all()):
-            raise RuntimeError(f"attention gives wrong gradients in {dtype}")
+    query, key, value = (
+        torch.randn(shape, device=device).to(dtype).requires_grad_() for _ in range(3)
+    )
+    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    gradients = torch.autograd.grad(out.float().square().sum(), (query, key, value))
+    if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+        raise RuntimeError(f"attention gives wrong gradients in {dtype}")

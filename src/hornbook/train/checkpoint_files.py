@@ -29,10 +29,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import torch.distributed.checkpoint as distributed_checkpoint
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from hornbook.errors import HornbookError
@@ -166,7 +169,7 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=files)
     with _one_process():
-        distributed_checkpoint.save(dict(tensors), storage_writer=writer, no_dist=True)
+        state_dict_saver.save(dict(tensors), storage_writer=writer, no_dist=True)
 
 
 def read_tensors(folder: Path, targets: Mapping[str, Tensor]) -> None:
@@ -176,7 +179,7 @@ def read_tensors(folder: Path, targets: Mapping[str, Tensor]) -> None:
     reader = HuggingFaceStorageReader(str(folder))
     detached = {name: tensor.detach() for name, tensor in targets.items()}
     with _one_process():
-        distributed_checkpoint.load(detached, storage_reader=reader, no_dist=True)
+        state_dict_loader.load(detached, storage_reader=reader, no_dist=True)
 
 
 def stored_tensors(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
@@ -215,16 +218,22 @@ def write_state(folder: Path, config: ModelConfig, state: dict[str, Any]) -> Non
 def seal(folder: Path, step: int) -> None:
     """Flush every file and folder to the disk, and write the manifest over them."""
     files: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir():
-            sync_folder(path)
-            continue
-        with open(path, "rb") as handle:
-            os.fsync(handle.fileno())
+    for path in flush(folder):
         name = path.relative_to(folder).as_posix()
         files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     write_json(folder / MANIFEST, {"format": 1, "step": step, "files": files})
-    sync_folder(folder)
+
+
+def flush(folder: Path) -> list[Path]:
+    """Make everything in a folder durable; returns its files."""
+    paths = sorted(folder.rglob("*"))
+    found = [path for path in paths if path.is_file()]
+    for path in found:
+        with open(path, "rb") as handle:
+            os.fsync(handle.fileno())
+    for inner in [folder, *(path for path in paths if path.is_dir())]:
+        sync_folder(inner)
+    return found
 
 
 def temporary_folder(folder: Path, step: int) -> Path:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from hornbook.errors import HornbookError
+from hornbook.files import disk_errors
 from hornbook.progress import say, warn
 from hornbook.train.checkpoint_files import (
     MANIFEST,
     Checkpoint,
     checkpoint_name,
     checkpoint_step,
+    flush,
     publish,
     surplus,
     temporary_folder,
@@ -71,10 +73,14 @@ class Mirror:
     def fetch(self, folder: Path) -> Checkpoint | None:
         """Bring the newest whole checkpoint into `folder`; None when there is none.
 
-        Raises `HornbookError` when the mirror cannot be read.
+        Raises `HornbookError` when the mirror cannot be read, when all that it has is damaged,
+        or when the disk here is full.
         """
         try:
-            return self._fetch(folder)
+            with disk_errors(folder):
+                return self._fetch(folder)
+        except HornbookError:
+            raise
         except Exception as error:  # each back end has errors of its own
             raise HornbookError(
                 f"the checkpoint mirror cannot be read ({error})",
@@ -83,6 +89,7 @@ class Mirror:
             ) from error
 
     def _fetch(self, folder: Path) -> Checkpoint | None:
+        damaged = 0
         for step in sorted(self._steps(), reverse=True):
             source = self._at(step)
             if not self._files.exists(f"{source}/{MANIFEST}"):
@@ -96,9 +103,17 @@ class Mirror:
                 self._files.get_file(remote, str(local))
             problem = Checkpoint(temporary, step).problem()
             if problem is None:
+                flush(temporary)
                 return Checkpoint(publish(temporary), step)
             shutil.rmtree(temporary)
             warn(f"{self.url}/{checkpoint_name(step)} is damaged: {problem}")
+            damaged += 1
+        if damaged:
+            raise HornbookError(
+                "every checkpoint in the mirror is damaged",
+                where=self.url,
+                hint="Remove them to start anew",
+            )
         return None
 
     def _at(self, step: int) -> str:
