@@ -240,13 +240,15 @@ def inspect(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
     from hornbook.report.inspect import inspect_run
     from hornbook.tokenizer.tokenizer import Tokenizer
     from hornbook.tokens.loader import open_source
+    from hornbook.train.horizon import rows_per_step
 
     run_directory = RunDirectory(Path(arguments.run))
     recipe = load_recipe(str(find_recipe(arguments.run)), overrides)
     tokens = tokens_folder(recipe, run_directory)
     tokenizer = Tokenizer.load(tokens / "tokenizer")
     length = recipe.data.sequence_length or resolve(recipe.model, tokenizer.size).context
-    source = open_source(recipe.data, tokens, length, "train", rows_per_step=1)
+    step_rows = rows_per_step(recipe.pretrain, length)
+    source = open_source(recipe.data, tokens, length, "train", rows_per_step=step_rows)
     console = Console()
     for part in inspect_run(tokenizer, source, arguments.rows, start=arguments.start):
         console.print(part)

@@ -75,10 +75,21 @@ def pretrain_stage(recipe: Recipe, run: RunDirectory) -> Result:
     """Train the model; goes on from the newest good checkpoint."""
     from hornbook.train.pretrain import pretrain
 
+    record = run.record("pretrain")
+    config = recipe.pretrain
+    if config.mirror and record:
+        # A mirror is shared by runs; what another run or other settings left there is not ours.
+        own = f"{config.mirror.rstrip('/')}/{run.path.resolve().name}-{record.fingerprint[:8]}"
+        config = dataclasses.replace(config, mirror=own)
     outcome = pretrain(
-        recipe.model, recipe.data, recipe.optimizer, recipe.pretrain, recipe.generate,
-        tokens_folder(recipe, run), run.folder("pretrain"),
-    )  # fmt: skip
+        recipe.model,
+        recipe.data,
+        recipe.optimizer,
+        config,
+        recipe.generate,
+        tokens_folder(recipe, run),
+        run.folder("pretrain"),
+    )
     return Result(
         output=digest([outcome.step, outcome.checkpoint]),
         summary=dataclasses.asdict(outcome),

@@ -90,7 +90,9 @@ def test_equals_stock_over_the_same_windows(
     family: Family, stride: int, tokenizer: Tokenizer
 ) -> None:
     model = small_model(family, tokenizer)
-    measured = evaluate_documents(model, tokenizer, TEXTS, EvaluateConfig(stride=stride, batch_tokens=48))
+    measured = evaluate_documents(
+        model, tokenizer, TEXTS, EvaluateConfig(stride=stride, batch_tokens=48)
+    )
     nats = sum(reference_nats(model, tokenizer, text, stride or 8) for text in TEXTS if text)
     tokens = sum(len(tokenizer.encode(text)) for text in TEXTS)
     text_bytes = sum(len(text.encode()) for text in TEXTS)
@@ -104,7 +106,9 @@ def test_equals_stock_over_the_same_windows(
 def test_the_batch_and_the_order_make_no_difference(batch: int, tokenizer: Tokenizer) -> None:
     model = small_model("llama", tokenizer)
     plain = evaluate_documents(model, tokenizer, TEXTS, EvaluateConfig())
-    other = evaluate_documents(model, tokenizer, reversed(TEXTS), EvaluateConfig(batch_tokens=batch))
+    other = evaluate_documents(
+        model, tokenizer, reversed(TEXTS), EvaluateConfig(batch_tokens=batch)
+    )
     assert other.loss == pytest.approx(plain.loss, rel=1e-6)
 
 

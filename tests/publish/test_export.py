@@ -16,10 +16,10 @@ from hornbook.evaluate.heldout import evaluate_documents
 from hornbook.model.config import Family, GenerateConfig, ModelConfig
 from hornbook.model.decoder import Decoder
 from hornbook.model.generate import generate_text
+from hornbook.model.huggingface import export_weights
 from hornbook.publish.export import export
 from hornbook.publish.weights import write_weights
-from hornbook.tokenizer.assemble import SplitPattern, named_tokens, tokenizer_json
-from hornbook.tokenizer.assemble import AddedToken
+from hornbook.tokenizer.assemble import AddedToken, SplitPattern, named_tokens, tokenizer_json
 from hornbook.tokenizer.tokenizer import Tokenizer
 from hornbook.train.checkpoint import CheckpointStore
 from hornbook.train.load import load_model
@@ -200,6 +200,16 @@ def test_card_says_what_is_known(tmp_path: Path) -> None:
         assert words in card, words
 
 
+def test_the_code_of_the_card_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = export(make_run(tmp_path / "little", make_model("gpt2", 276)), tmp_path / "out")
+    code = (out / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(out)
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("Once upon a time")
+
+
 def test_an_earlier_export_is_replaced_and_the_stage_record_stays(tmp_path: Path) -> None:
     run = make_run(tmp_path / "little", make_model("gpt2", 276))
     out = run / "export"
@@ -254,8 +264,6 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_large_weights_are_cut_into_shards_that_stock_loads(tmp_path: Path) -> None:
     model = make_model("llama", 276)
     out = export(make_run(tmp_path / "little", model), tmp_path / "out")
-    from hornbook.model.huggingface import export_weights
-
     weights = export_weights(model)
     (out / "model.safetensors").unlink()
     paths = write_weights(weights, out, shard_bytes=30_000)
@@ -266,5 +274,4 @@ def test_large_weights_are_cut_into_shards_that_stock_loads(tmp_path: Path) -> N
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in weights.values())
     ids = torch.arange(40)[None]
     with torch.no_grad():
-        assert torch.equal(load_stock(out)[0](ids).logits, load_stock(out)[0](ids).logits)
         assert (load_stock(out)[0](ids).logits - model(ids)[..., :276]).abs().max() < 1e-4

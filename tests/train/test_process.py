@@ -10,7 +10,7 @@ import threading
 import pytest
 import torch
 
-from hornbook.train.process import Interrupt, collection_paused, reproducible
+from hornbook.train.process import Interrupt, collection_paused, reproducible, settings_restored
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -37,8 +37,11 @@ def test_outside_the_main_thread_nothing_is_touched() -> None:
 
 
 def test_collection_and_determinism_are_put_back() -> None:
-    with collection_paused(), reproducible(True):
+    threads = torch.get_num_threads()
+    with settings_restored(), collection_paused(), reproducible(True):
+        torch.set_num_threads(threads + 1)
         assert not gc.isenabled()
         assert torch.are_deterministic_algorithms_enabled()
     assert gc.isenabled()
+    assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import tiny_run
 
-STEPS = 60
-SETTINGS = {"steps": STEPS, "checkpoint_every": 4, "evaluate_every": 5, "sample_every": 6}
+STEPS = 40
+SETTINGS = {"steps": STEPS, "checkpoint_every": 6, "evaluate_every": 5, "sample_every": 6}
 
 
 def start(folder: Path, settings: dict[str, object]) -> subprocess.Popen[bytes]:
@@ -54,8 +54,14 @@ def train_with_kills(folder: Path, kills: int) -> None:
     tiny_run.fit(folder, SETTINGS)
 
 
-def check_like_undisturbed(folder: Path, undisturbed: Path) -> None:
-    tiny_run.fit(undisturbed, SETTINGS)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    tiny_run.fit(folder, SETTINGS)
+    return folder
+
+
+def check_alike(folder: Path, undisturbed: Path) -> None:
     assert tiny_run.losses(folder) == tiny_run.losses(undisturbed)
     assert len(tiny_run.losses(folder)) == STEPS
     assert (folder / "samples.jsonl").read_text() == (undisturbed / "samples.jsonl").read_text()
@@ -66,18 +72,18 @@ def check_like_undisturbed(folder: Path, undisturbed: Path) -> None:
     assert evaluations[0] == evaluations[1]
 
 
-def test_killed_once(tmp_path: Path) -> None:
+def test_killed_once(tmp_path: Path, undisturbed: Path) -> None:
     train_with_kills(tmp_path / "killed", 1)
-    check_like_undisturbed(tmp_path / "killed", tmp_path / "whole")
+    check_alike(tmp_path / "killed", undisturbed)
 
 
 @pytest.mark.long
-def test_killed_ten_times(tmp_path: Path) -> None:
+def test_killed_ten_times(tmp_path: Path, undisturbed: Path) -> None:
     train_with_kills(tmp_path / "killed", 10)
-    check_like_undisturbed(tmp_path / "killed", tmp_path / "whole")
+    check_alike(tmp_path / "killed", undisturbed)
 
 
-def test_terminated(tmp_path: Path) -> None:
+def test_terminated(tmp_path: Path, undisturbed: Path) -> None:
     process = start(tmp_path / "killed", SETTINGS)
     wait_for_lines(process, tmp_path / "killed", 9)
     process.send_signal(signal.SIGTERM)
@@ -87,4 +93,4 @@ def test_terminated(tmp_path: Path) -> None:
     assert folders[-1] == f"step-{stopped:08d}"
     assert tiny_run.losses(tmp_path / "killed")[-1][0] == stopped < STEPS
     tiny_run.fit(tmp_path / "killed", SETTINGS)
-    check_like_undisturbed(tmp_path / "killed", tmp_path / "whole")
+    check_alike(tmp_path / "killed", undisturbed)

@@ -19,7 +19,7 @@ class EvaluateConfig:
     """Tokens by which the window moves; 0: half the context, so every token but the first ones is
     predicted from at least half a context."""
 
-    batch_tokens: int = 16384
+    batch_tokens: int = 4096
     """Tokens in one forward pass (at least one window)."""
 
     device: str = "auto"

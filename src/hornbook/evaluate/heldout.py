@@ -32,9 +32,7 @@ from hornbook.evaluate.config import EvaluateConfig
 from hornbook.model.decoder import Decoder
 from hornbook.progress import bar
 from hornbook.tokenizer.tokenizer import Tokenizer
-
-IGNORE = -100
-"""Target of a position that is not scored."""
+from hornbook.tokens.batch import IGNORE
 
 HEAD_LOGITS = 2**24
 """Logits computed at a time: 64 MB, so that a large vocabulary does not fill the memory."""
@@ -113,12 +111,14 @@ def evaluate_documents(
     nats = 0.0
     training = model.training
     model.eval()
-    with bar("evaluating", tokens) as progress, torch.inference_mode():
-        for batch in _batches(windows, config.batch_tokens):
-            batch_nats, scored = _score(model, batch)
-            nats += batch_nats
-            progress.advance(scored)
-    model.train(training)
+    try:
+        with bar("evaluating", tokens) as progress, torch.inference_mode():
+            for batch in _batches(windows, config.batch_tokens):
+                batch_nats, scored = _score(model, batch)
+                nats += batch_nats
+                progress.advance(scored)
+    finally:
+        model.train(training)
     if not math.isfinite(nats):
         raise HornbookError(
             f"the model's loss on these texts is {nats}",
@@ -159,21 +159,22 @@ def _encode(
 ) -> tuple[list[np.ndarray], int]:
     """Ids of each document, end-of-text first, and the bytes of text they stand for."""
     encoded: list[np.ndarray] = []
-    text_bytes = 0
-    remaining = max_tokens or None
-    for text in texts:
-        ids = tokenizer.encode(text)
-        if not ids:
-            continue
-        if remaining is not None and len(ids) >= remaining:
-            ids = ids[:remaining]
-            text_bytes += sum(len(tokenizer.token_bytes(number)) for number in ids)
+    text_bytes, remaining = 0, max_tokens or math.inf
+    with bar("encoding", None) as progress:
+        for text in texts:
+            ids = tokenizer.encode(text)
+            if not ids:
+                continue
+            size = len(text.encode("utf-8"))
+            if len(ids) > remaining:
+                ids = ids[: int(remaining)]
+                size = sum(len(tokenizer.token_bytes(id)) for id in ids)
             encoded.append(np.array([tokenizer.end_of_text, *ids], dtype=np.int32))
-            break
-        text_bytes += len(text.encode("utf-8"))
-        encoded.append(np.array([tokenizer.end_of_text, *ids], dtype=np.int32))
-        if remaining is not None:
+            text_bytes += size
             remaining -= len(ids)
+            progress.advance(size)
+            if remaining == 0:
+                break
     return encoded, text_bytes
 
 

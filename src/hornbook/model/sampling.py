@@ -15,7 +15,7 @@ from hornbook.errors import HornbookError
 from hornbook.model.config import GenerateConfig
 
 LIKELIEST = 1024
-"""Top-p looks at this many tokens first, and sorts the whole vocabulary only of rows that need it."""
+"""Top-p looks at this many tokens first; only rows that need more sort the whole vocabulary."""
 
 FIXED_POINT = 2.0**40
 """Probabilities are summed as integer multiples of 2**-40: exact, and the same on every device."""

@@ -27,9 +27,7 @@ class StopFilter:
             return ""
         text = self._held + piece
         ends = [
-            (start + len(stop), start)
-            for stop in self._stops
-            if (start := text.find(stop)) >= 0
+            (start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0
         ]
         if ends:
             self.stopped = True

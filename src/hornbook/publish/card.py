@@ -41,7 +41,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained(".")
 tokenizer = AutoTokenizer.from_pretrained(".")
 inputs = tokenizer("Once upon a time", return_tensors="pt")
-ids = model.generate(**inputs, max_new_tokens=100, do_sample=True, temperature=0.8, top_p=0.95)
+ids = model.generate(**inputs, max_new_tokens={tokens}, do_sample=True, temperature=0.8, top_p=0.95)
 print(tokenizer.decode(ids[0]))
 ```
 
@@ -68,7 +68,7 @@ def model_card(loaded: LoadedModel, tokenizer: Tokenizer, source: Path) -> str:
     parts = [
         FRONT_MATTER.format(family=config.family) + f"# {loaded.name}",
         facts.summary(run) if run is not None else _plain_summary(loaded),
-        USE.rstrip(),
+        USE.format(tokens=min(100, config.context // 2)).rstrip(),
         "## Architecture\n\n" + _markdown(_architecture(config, tokenizer)),
     ]
     if run is not None:

@@ -140,14 +140,15 @@ def _chart_note(runs: list[Run]) -> str:
     steps = f"{windows[0]:,}" if len(windows) == 1 else f"{windows[0]:,} to {windows[-1]:,}"
     noun = "step" if windows == [1] else "steps"
     return (
-        f"Strong line: the mean of the last {steps} {noun}; pale line: single steps; held-out:"
-        " measured on text that is not trained on. Drag across a chart to look closer,"
-        " double-click to go back. Click a name in the legend to hide its line."
+        f"Mean: over {steps} logged {noun}; held-out: on text that is not trained on."
+        " Drag across a chart to look closer, double-click to go back; click a name in the legend"
+        " to hide its line."
     )
 
 
 def _reproduce(run: Run) -> list[dict[str, str]]:
     """The way to the same run on another machine, step by step."""
+    folder = f"runs/{run.path.resolve().name}"
     steps = [
         {
             "text": f"Install this version of hornbook ({_hornbook_version(run)}) and the versions"
@@ -157,14 +158,13 @@ def _reproduce(run: Run) -> list[dict[str, str]]:
         {
             "text": "Save the recipe above as recipe.yaml, put the input files where it says, and"
             " run all stages. Stopped or killed, the same command goes on where it was.",
-            "command": f"hornbook run recipe.yaml --run runs/{run.path.resolve().name}",
+            "command": f"hornbook run recipe.yaml --run {folder}",
         },
         {
             "text": "Make this page again, try the model, and turn it into a directory that other"
             " tools load.",
-            "command": f"hornbook report runs/{run.path.resolve().name}\n"
-            f'hornbook generate runs/{run.path.resolve().name} --prompt "..."\n'
-            f"hornbook export runs/{run.path.resolve().name} --out my-model",
+            "command": f'hornbook report {folder}\nhornbook generate {folder} "Once upon a time"\n'
+            f"hornbook export {folder} --out my-model",
         },
     ]
     return steps if run.recipe_text else steps[2:]

@@ -26,10 +26,13 @@ LEAST_POINTS = 200
 """Points that a curve may always have, however many runs are overlaid."""
 
 SMOOTHING = 0.02
-"""The strong line is the mean of the last this share of the run's steps."""
+"""The strong line is a mean over this share of the run's steps."""
 
 MOST_MARKS = 200
-"""Events marked on the loss chart, of each run."""
+"""Events marked on the loss chart, the newest of each run."""
+
+CLOCK_POINTS = 400
+"""Steps of which the page knows the tokens and the time; between them it interpolates."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,14 @@ def build_charts(runs: list[Run]) -> list[dict[str, Any]]:
     return charts
 
 
-def build_clock(run: Run, points: int = 400) -> dict[str, list[float]]:
-    """Steps of a run with the tokens and seconds at each; the script interpolates between them."""
-    training, validation = run.curves.training, run.curves.validation
-    rows = np.unique(np.linspace(0, len(training["step"]) - 1, points).astype(np.int64))
-    if not len(training["step"]):
-        rows = rows[:0]
+def build_clock(run: Run) -> dict[str, list[float]]:
+    """Some steps of a run, and the tokens and seconds at each: lists of the same length."""
+    tables = [
+        (table, evenly_spaced(len(table["step"]), CLOCK_POINTS))
+        for table in (run.curves.training, run.curves.validation)
+    ]
     columns = {
-        name: np.concatenate([training[name][rows], validation[name]])
+        name: np.concatenate([table[name][rows] for table, rows in tables])
         for name in ("step", "tokens", "seconds")
     }
     known = np.isfinite(columns["tokens"]) & np.isfinite(columns["seconds"])
@@ -101,16 +104,26 @@ def build_clock(run: Run, points: int = 400) -> dict[str, list[float]]:
     }
 
 
+def evenly_spaced(length: int, points: int) -> npt.NDArray[np.int64]:
+    """At most `points` indices below `length`, the first and the last among them."""
+    return np.unique(np.linspace(0, length - 1, min(points, length)).astype(np.int64))
+
+
 def running_mean(values: Column, window: int) -> Column:
-    """Mean of the last `window` values at each place (of fewer at the start), NaNs left out."""
+    """Mean of the about `window` values around each place, NaNs left out.
+
+    At the start, where a loss falls fast, the window shrinks to stay centred (a lopsided mean would
+    lie beside the curve); at the end it takes what there is, so that the last value is steady.
+    """
     finite = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
     counts = np.concatenate([[0], np.cumsum(finite)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - window, 0)
-    number = counts[ends] - counts[starts]
+    places = np.arange(len(values))
+    reach = np.minimum(window // 2, places)
+    starts, ends = places - reach, np.minimum(places + reach + 1, len(values))
+    found = counts[ends] - counts[starts]
     total = sums[ends] - sums[starts]
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    return np.where(found > 0, total / np.maximum(found, 1), np.nan)
 
 
 def thin_out(values: Column, points: int) -> npt.NDArray[np.int64]:

@@ -20,7 +20,8 @@ import numpy.typing as npt
 import yaml
 
 from hornbook.errors import HornbookError
-from hornbook.progress import Bar, bar
+from hornbook.files import TEMPORARY
+from hornbook.progress import bar
 
 Column = npt.NDArray[np.float64]
 
@@ -110,7 +111,8 @@ def read_run(path: Path) -> Run:
     notes: list[str] = []
     metrics = path / "pretrain" / "metrics.jsonl"
     recipe_text = _read_text(path / "recipe.yaml", notes)
-    architectures = sorted(path.glob("pretrain/checkpoints/step-*/model.json"))
+    checkpoints = sorted(path.glob("pretrain/checkpoints/step-*/model.json"))
+    architectures = [file for file in checkpoints if file.parent.suffix != TEMPORARY]
     return Run(
         path=path,
         name=path.resolve().name,
@@ -201,7 +203,6 @@ def _read_lines(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _with_bar(lines: Iterator[bytes], label: str, size: int) -> Iterator[bytes]:
-    progress: Bar
     with bar(label, size) as progress:
         for number_of_line, line in enumerate(lines):
             yield line

@@ -19,15 +19,22 @@ from hornbook.report.words import NOTHING, count, plain, share, size
 MOST_SOURCES = 30
 """Rows of the tables of sources and licences; the rest is summed up in one."""
 
-DROPPED_CHARACTERS = 400
+SAMPLE_CHARACTERS = 400
 """Characters shown of a dropped document."""
+
+DROPPED_WORDS = {
+    "empty": "Empty (nothing but white space)",
+    "duplicate": "Exact copy of an earlier document",
+}
+"""Reasons as people say them; others are shown under their own name."""
 
 
 @dataclass
 class Dropped:
-    """Documents left out for one reason, with a few of them."""
+    """Documents left out for one reason, with the beginnings of a few of them."""
 
-    title: str
+    reason: str
+    documents: str
     samples: list[str]
 
 
@@ -39,6 +46,7 @@ class Dataset:
     sentences: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
 
 def datasets(runs: list[Run]) -> list[Dataset]:
@@ -56,65 +64,132 @@ def datasets(runs: list[Run]) -> list[Dataset]:
         dataset = describe(group[0])
         if len(groups) > 1:
             dataset.heading = ", ".join(run.name for run in group)
+        elif len(runs) > 1:
+            dataset.sentences.insert(0, "All of these runs have the same data.")
         found.append(dataset)
     return found
 
 
 def describe(run: Run) -> Dataset:
     """The data section of one run."""
-    dataset = Dataset()
     if not run.prepare and not run.manifest:
-        dataset.sentences.append("Nothing is known of the data yet: no stage has described it.")
-        return dataset
-    dataset.sentences += [str(message) for message in _list(run.prepare.get("messages"))]
-    dataset.tables += _split_table(run)
-    if run.manifest:
-        dataset.sentences.append(_tokenizer_words(run))
-        train = split_totals(run, "train")
-        dataset.tables += _shares("Training text by source", train, "sources", "Tokens")
-        dataset.tables += _shares("Training text by licence", train, "licences", "Tokens")
-    return dataset
+        return Dataset(sentences=["Nothing is known of the data yet: no stage has described it."])
+    sentences = []
+    if not run.prepare:
+        sentences.append("There is no prepare.json, so what was read and dropped is not known.")
+    if run.prepare.get("passages"):
+        sentences.append(
+            "Documents were cut at blank lines into passages before the split, so that the"
+            " held-out text comes from all over them."
+        )
+    sentences.append(_tokenizer_words(run))
+    return Dataset(
+        sentences=sentences,
+        tables=[
+            *_filter_table(run),
+            *_split_table(run),
+            *_origin_table(run, "source"),
+            *_origin_table(run, "licence"),
+        ],
+        dropped=[_dropped(reason, entry) for reason, entry in _entries(run.prepare, "dropped")],
+        messages=[str(message) for message in _list(run.prepare.get("messages"))],
+    )
+
+
+def _filter_table(run: Run) -> list[Table]:
+    """Documents and bytes that were read, dropped for each reason, and kept."""
+    steps = [("Read", _mapping(run.prepare.get("read")))]
+    for reason, entry in _entries(run.prepare, "dropped"):
+        steps.append((f"Dropped: {DROPPED_WORDS.get(reason, reason).lower()}", entry))
+    steps.append(("Kept", _mapping(run.prepare.get("kept"))))
+    rows = [
+        [name, count(number(entry.get("documents"))), size(number(entry.get("bytes")))]
+        for name, entry in steps
+        if entry
+    ]
+    return [Table("Preparation", ["", "Documents", "Text"], rows)] if rows else []
 
 
 def _split_table(run: Run) -> list[Table]:
     """Documents, bytes and tokens of each split."""
     rows = []
-    prepared = _mapping(run.prepare.get("splits"))
-    for split in ("train", "validation"):
-        counted = {**_mapping(prepared.get(split)), **split_totals(run, split)}
-        if counted:
-            documents, text, tokens = (
-                number(counted.get(key)) for key in ("documents", "bytes", "tokens")
-            )
-            ratio = text / tokens if tokens > 0 else math.nan
-            rows.append([split, count(documents), size(text), count(tokens), plain(ratio)])
-    columns = ["Split", "Documents", "Text", "Tokens", "Bytes per token"]
+    prepared = {
+        split: {**_mapping(_mapping(run.prepare.get("splits")).get(split)), **totals}
+        for split in ("train", "validation")
+        if (totals := split_totals(run, split)) or run.prepare
+    }
+    whole = sum(number(counted.get("bytes")) for counted in prepared.values())
+    for split, counted in prepared.items():
+        documents, text, tokens = (
+            number(counted.get(key)) for key in ("documents", "bytes", "tokens")
+        )
+        rows.append(
+            [
+                {"train": "Training", "validation": "Held out"}[split],
+                count(documents),
+                size(text),
+                share(text / whole) if whole > 0 else NOTHING,
+                count(tokens),
+                plain(text / tokens) if tokens > 0 else NOTHING,
+            ]
+        )
+    columns = ["", "Documents", "Text", "Share", "Tokens", "Bytes per token"]
     return [Table("Split", columns, rows)] if rows else []
+
+
+def _origin_table(run: Run, kind: str) -> list[Table]:
+    """Documents, bytes and training tokens by source or licence, the largest first."""
+    prepared = dict(_entries(run.prepare, f"{kind}s"))
+    tokens = _mapping(split_totals(run, "train").get(f"{kind}s"))
+    names = dict.fromkeys([*prepared, *map(str, tokens)])
+    rows = [
+        (
+            number(_mapping(prepared.get(name)).get("documents")),
+            number(_mapping(prepared.get(name)).get("bytes")),
+            number(tokens.get(name)),
+            name or "not stated",
+        )
+        for name in names
+    ]
+    rows.sort(key=lambda row: [-value if math.isfinite(value) else 0.0 for value in row[1:3]])
+    if len(rows) > MOST_SOURCES:
+        rest = rows[MOST_SOURCES - 1 :]
+        sums = [sum(value for value in column if math.isfinite(value))
+                for column in list(zip(*rest, strict=True))[:3]]  # fmt: skip
+        rows = [*rows[: MOST_SOURCES - 1], (sums[0], sums[1], sums[2], f"{len(rest)} others")]
+    cells = [[name, count(a), size(b), count(c)] for a, b, c, name in rows]
+    columns = [kind.capitalize(), "Documents", "Text", "Training tokens"]
+    return [Table(f"By {kind}", columns, cells)] if cells else []
 
 
 def _tokenizer_words(run: Run) -> str:
     vocabulary = number(run.manifest.get("vocabulary"))
-    kind = _mapping(run.recipe.get("tokenize")).get("kind", "")
-    words = f"The tokenizer ({kind}) has" if kind else "The tokenizer has"
-    return f"{words} a vocabulary of {count(vocabulary)} tokens."
+    if not math.isfinite(vocabulary):
+        return "The text has not been turned into tokens yet."
+    kind = _mapping(run.recipe.get("tokenize")).get("kind")
+    hash_words = str(run.manifest.get("tokenizer_sha256", ""))[:12]
+    return (
+        f"The tokenizer{f' ({kind})' if kind else ''} has a vocabulary of {vocabulary:,.0f} tokens"
+        + (f"; the sha256 of its file begins with {hash_words}." if hash_words else ".")
+    )
 
 
-def _shares(title: str, totals: dict[str, Any], key: str, unit: str) -> list[Table]:
-    """Counts by source or licence, the largest first."""
-    counts = {str(name): number(value) for name, value in _mapping(totals.get(key)).items()}
-    if not counts:
-        return []
-    whole = sum(counts.values())
-    ranked = sorted(counts.items(), key=lambda item: -item[1])
-    if len(ranked) > MOST_SOURCES:
-        rest = ranked[MOST_SOURCES - 1 :]
-        ranked = ranked[: MOST_SOURCES - 1]
-        ranked.append((f"{len(rest)} others", sum(value for _, value in rest)))
-    rows = [
-        [name or "not stated", count(value), share(value / whole) if whole else NOTHING]
-        for name, value in ranked
-    ]
-    return [Table(title, [key[:-1].capitalize(), unit, "Share"], rows)]
+def _dropped(reason: str, entry: dict[str, Any]) -> Dropped:
+    samples = []
+    for sample in _list(entry.get("samples")):
+        text = sample.get("text", "") if isinstance(sample, dict) else sample
+        samples.append(shorten(str(text), SAMPLE_CHARACTERS))
+    return Dropped(
+        DROPPED_WORDS.get(reason, reason),
+        count(number(entry.get("documents"))),
+        [text for text in samples if text.strip()],
+    )
+
+
+def _entries(prepare: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
+    """The objects in an object of prepare.json, by name."""
+    found = _mapping(prepare.get(key)).items()
+    return [(str(name), entry) for name, entry in found if isinstance(entry, dict)]
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from hornbook.model.config import ModelConfig
+from hornbook.model.count import parameters
 from hornbook.report.data import Run, number
 from hornbook.report.words import count, duration, plain, share, size
 
@@ -59,9 +61,6 @@ def split_totals(run: Run, split: str) -> dict[str, Any]:
 
 def parameters_of(run: Run) -> float:
     """Weights of the model; NaN before there is a checkpoint."""
-    from hornbook.model.config import ModelConfig
-    from hornbook.model.count import parameters
-
     known = {f.name for f in dataclasses.fields(ModelConfig)}
     try:
         config = ModelConfig(**{k: v for k, v in run.architecture.items() if k in known})
@@ -71,11 +70,15 @@ def parameters_of(run: Run) -> float:
 
 
 def quality(run: Run) -> Quality:
-    """Held-out quality: of the evaluate stage where it ran, else the last one during training."""
+    """Held-out quality: of the evaluate stage unless training has gone on, else the last logged."""
+    steps = run.curves.validation["step"]
     for line in reversed(run.evaluations):
-        values = [number(line.get(key)) for key in ("bits_per_byte", "loss", "perplexity")]
-        if math.isfinite(values[0]) or math.isfinite(values[1]):
-            return Quality(*values, origin="all held-out text")
+        older = len(steps) > 0 and number(line.get("step")) < steps[-1]
+        bits, loss, perplexity = (
+            number(line.get(key)) for key in ("bits_per_byte", "loss", "perplexity")
+        )
+        if line.get("split") == "validation" and not older and math.isfinite(loss):
+            return Quality(bits, loss, perplexity, origin="all held-out text")
     loss = run.curves.last("validation_loss")
     perplexity = math.exp(loss) if loss < 700 else math.nan
     bits = run.curves.last("validation_bits_per_byte")
@@ -92,24 +95,27 @@ def summary(run: Run) -> str:
     start = section(run, "pretrain").get("init")
     origin = f"from the weights of {start}" if start else "from random weights"
     tokens, seconds = run.curves.last("tokens"), run.curves.last("seconds")
-    length = [f"{steps:,} step{'s' if steps > 1 else ''}"]
+    length = f"{steps:,} step{'s' if steps > 1 else ''}"
     if math.isfinite(tokens):
-        length.append(f"{count(tokens)} tokens")
-    times = f" in {duration(seconds)}" if math.isfinite(seconds) else ""
+        length += f" ({count(tokens)} tokens)"
+    if math.isfinite(seconds):
+        length += f" in {duration(seconds)}"
     on = f" on {data}" if data else ""
-    trained = f"{_model_words(run)} trained {origin}{on}, for {' or '.join(length)}{times}."
+    trained = f"{_model_words(run)}, trained {origin}{on} for {length}."
     return f"{trained} {_quality_words(quality(run))}".strip()
 
 
 def state(run: Run, now: float | None = None) -> str:
     """How far a run is that has not come to its end; empty for a finished one."""
+    for name, record in run.stages.items():
+        if record.get("outcome") == "failed":
+            error = (record.get("summary") or {}).get("error", "no error was noted")
+            return f"The {name} stage failed: {str(error)[:1000]}"
     record = run.stages.get("pretrain", {})
     outcome, steps = record.get("outcome"), run.curves.last_step
     if outcome == "done" or (not record and not steps):
         return ""
     far = f"{steps:,} steps{_progress_words(run)}"
-    if outcome == "failed":
-        return f"Training failed after {far}."
     if outcome == "stopped":
         return f"Training was stopped after {far}; running the same command again goes on there."
     if run.metrics_written is None:
@@ -154,9 +160,10 @@ def remarks(run: Run) -> list[str]:
     best = int(np.argmin(losses))
     if losses[-1] > losses[best] * OVERFIT:
         return [
-            f"The held-out loss was lowest at step {steps[best]:,.0f} ({plain(float(losses[best]))})"
-            f" and has risen to {plain(float(losses[-1]))} since: the model has begun to learn its"
-            " training text by heart. More text, fewer steps or dropout would help."
+            f"The held-out loss was lowest at step {steps[best]:,.0f}"
+            f" ({plain(float(losses[best]))}) and has risen to {plain(float(losses[-1]))} since:"
+            " the model has begun to learn its training text by heart. More text, fewer steps or"
+            " dropout would help."
         ]
     return []
 
@@ -214,14 +221,21 @@ def _quality_words(good: Quality) -> str:
 
 def _progress_words(run: Run) -> str:
     settings = section(run, "pretrain")
-    for done, aim, unit in (
-        (float(run.curves.last_step), number(settings.get("steps")), "steps"),
-        (run.curves.last("tokens"), number(settings.get("tokens")), "tokens"),
-        (run.curves.last("seconds") / 60, number(settings.get("minutes")), "minutes"),
-    ):
-        if math.isfinite(done) and aim > 0:
-            return f" ({share(min(1.0, done / aim))} of the {count(aim)} {unit} asked for)"
-    return ""
+    done = {
+        "steps": float(run.curves.last_step),
+        "tokens": run.curves.last("tokens"),
+        "minutes": run.curves.last("seconds") / 60,
+    }
+    shares = {
+        unit: value / number(settings.get(unit))
+        for unit, value in done.items()
+        if math.isfinite(value) and number(settings.get(unit)) > 0
+    }
+    if not shares:
+        return ""
+    unit = max(shares, key=lambda name: shares[name])  # the limit that is reached first
+    aim = number(settings[unit])
+    return f" ({share(min(1.0, shares[unit]))} of the {count(aim)} {unit} asked for)"
 
 
 def _batch_words(run: Run) -> str:
@@ -232,4 +246,4 @@ def _batch_words(run: Run) -> str:
 def _epoch_words(tokens: float, data_tokens: float) -> str:
     if not math.isfinite(tokens) or not data_tokens > 0:
         return ""
-    return f"{plain(round(tokens / data_tokens, 2))} times through the text"
+    return f"{tokens / data_tokens:.3g} times through the text"

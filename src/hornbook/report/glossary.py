@@ -25,8 +25,8 @@ GLOSSARY = (
     ),
     (
         "Perplexity",
-        "e to the power of the loss: among how many equally likely tokens the model hesitates, as it"
-        " were, at each step.",
+        "e to the power of the loss: among how many equally likely tokens the model hesitates, as"
+        " it were, each time.",
     ),
     (
         "Step",

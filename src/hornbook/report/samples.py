@@ -27,7 +27,7 @@ class Sample:
 
     label: str
     prompt: str
-    """The prompt, where the text begins with it; shown in a paler colour."""
+    """Shown before the text in a paler colour."""
     text: str
 
 
@@ -70,8 +70,6 @@ def _group(prompt: str, lines: list[tuple[str, dict[str, Any]]]) -> SampleGroup:
 
 def _sample(label: str, prompt: str, line: dict[str, Any]) -> Sample:
     text = str(line.get("text", ""))
-    if text.startswith(prompt):
-        return Sample(label, shorten(prompt, 200), shorten(text[len(prompt) :], MOST_CHARACTERS))
     return Sample(label, shorten(prompt, 200), shorten(text, MOST_CHARACTERS))
 
 

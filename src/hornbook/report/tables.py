@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hornbook.report.charts import running_mean, window_of
+from hornbook.report.charts import evenly_spaced, running_mean, window_of
 from hornbook.report.data import Column, Run, number
 from hornbook.report.facts import key_numbers
 from hornbook.report.words import NOTHING, count, duration, plain
@@ -32,6 +32,11 @@ EVENT_WORDS = {
     "micro_batch": "Micro-batch changed",
     "resumed": "Resumed",
     "stopped": "Stopped",
+    "horizon": "Horizon changed",
+    "target": "Target reached",
+    "initial_loss": "Initial loss is odd",
+    "overflow": "Gradient overflow (fp16)",
+    "machine": "Other machine",
 }
 """Kinds of events as people say them; others are shown under their own name."""
 
@@ -68,12 +73,14 @@ def facts_table(title: str, facts: Mapping[str, str]) -> Table:
 
 
 def comparison(runs: list[Run]) -> Table:
-    """The key numbers of several runs side by side."""
-    facts = {run.name: {fact.label: fact.value for fact in key_numbers(run)} for run in runs}
-    labels = list(dict.fromkeys(label for values in facts.values() for label in values))
-    rows = [[name, *(values.get(label, NOTHING) for label in labels)]
-            for name, values in facts.items()]  # fmt: skip
-    return Table("Key numbers of each run", ["Run", *labels], rows)
+    """The key numbers of several runs side by side, a column for each run."""
+    facts = [{fact.label: fact for fact in key_numbers(run)} for run in runs]
+    labels = dict.fromkeys(label for values in facts for label in values)
+    rows = [
+        [label, *(values[label].value if label in values else NOTHING for values in facts)]
+        for label in labels
+    ]
+    return Table("Side by side", ["", *(run.name for run in runs)], rows)
 
 
 def evaluations(runs: list[Run]) -> Table | None:
@@ -99,8 +106,8 @@ def evaluations(runs: list[Run]) -> Table | None:
         ]
         for run, line in lines
     ]
-    return Table("Measured on held-out text",
-                 [*columns, *(MEASURES.get(key, _spoken(key)) for key in measures)], rows)  # fmt: skip
+    columns += [MEASURES.get(key, _spoken(key)) for key in measures]
+    return Table("Measured on held-out text", columns, rows)
 
 
 def recipe_differences(runs: list[Run]) -> Table | None:
@@ -123,7 +130,7 @@ def milestones(run: Run) -> Table | None:
     steps = validation["step"] if len(validation["step"]) else training["step"]
     if not len(steps):
         return None
-    chosen = np.unique(np.linspace(0, len(steps) - 1, MOST_ROWS).astype(int))
+    chosen = evenly_spaced(len(steps), MOST_ROWS)
     mean = running_mean(training["loss"], window_of(run))
     rows = []
     for step in steps[chosen]:
@@ -164,15 +171,14 @@ def what_was_run(run: Run) -> list[Table]:
     if versions := _versions(run):
         tables.append(facts_table("Versions", versions))
     if run.machine:
-        machine = {_spoken(key): _cell(value) for key, value in _flatten(run.machine)}
-        tables.append(facts_table("Machine, as found by trying", machine))
+        tables.append(facts_table("Machine, as found by trying", _machine(run.machine)))
     if run.stages:
         rows = [
             [name, str(record.get("outcome") or "under way"), _when(record.get("started")),
              _when(record.get("ended"))]
             for name, record in run.stages.items()
         ]  # fmt: skip
-        tables.append(Table("Stages", ["Stage", "Outcome", "Started", "Ended"], rows))
+        tables.append(Table("Stages", ["Stage", "Outcome", "Started (UTC)", "Ended (UTC)"], rows))
     return tables
 
 
@@ -183,6 +189,26 @@ def _versions(run: Run) -> dict[str, str]:
         if isinstance(versions, dict) and versions:
             return {_spoken(str(key)): str(value) for key, value in versions.items()}
     return {}
+
+
+def _machine(machine: Mapping[str, Any]) -> dict[str, str]:
+    """What was chosen for the machine, each choice with its reason where one was noted."""
+    reasons = machine.get("reasons")
+    reasons = reasons if isinstance(reasons, dict) else {}
+    rows = {}
+    for key, value in _flatten({k: v for k, v in machine.items() if k not in ("asked", "reasons")}):
+        reason = f" ({reasons[key]})" if key in reasons else ""
+        rows[_spoken(key)] = (_micro_batches(value) or _cell(value)) + reason
+    return rows
+
+
+def _micro_batches(value: Any) -> str:
+    """[[1, 16], [300, 8]] as "16 rows from step 1, 8 rows from step 300"; else nothing."""
+    if not isinstance(value, list) or not all(
+        isinstance(entry, list) and len(entry) == 2 for entry in value
+    ):
+        return ""
+    return ", ".join(f"{rows} rows from step {step}" for step, rows in value)
 
 
 def _at(step: float, steps: Column, values: Column, exact: bool = False) -> float:
@@ -227,4 +253,3 @@ def _when(moment: Any) -> str:
     """An ISO 8601 time without its seconds' fraction."""
     text = str(moment or "")
     return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d).*$", r"\1 \2", text) or NOTHING
-

@@ -14,17 +14,17 @@ def count(value: float) -> str:
         return NOTHING
     for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if abs(value) >= size:
-            return f"{value / size:.3g} {name}" if abs(value) < 1e15 else f"{value:.3g}"
+            return f"{_three(value / size)} {name}"
     return f"{value:,.0f}"
 
 
 def size(value: float) -> str:
-    """Bytes: 5_300_000 -> "5.3 MB" (decimal units)."""
+    """Bytes: 5_300_000 -> "5.30 MB" (decimal units)."""
     if not math.isfinite(value):
         return NOTHING
     for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if abs(value) >= unit:
-            return f"{value / unit:.3g} {name}"
+            return f"{_three(value / unit)} {name}"
     return f"{value:,.0f} bytes"
 
 
@@ -45,16 +45,19 @@ def duration(seconds: float) -> str:
 
 
 def plain(value: float) -> str:
-    """A number with four significant digits, no needless zeros: 3.2104 -> "3.21"."""
+    """A measured number with four significant digits: 3.2 -> "3.200"; 0.000612 -> "0.000612"."""
     if not math.isfinite(value):
         return NOTHING
-    if value and abs(value) < 1e-3:
+    if abs(value) < 0.1:
         return f"{value:.3g}"
-    if abs(value) >= 10_000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}".rstrip(".")
 
 
 def share(value: float) -> str:
     """0.0512 -> "5.1 %"."""
-    return f"{value * 100:.3g} %" if math.isfinite(value) else NOTHING
+    return f"{value * 100:.1f} %" if math.isfinite(value) else NOTHING
+
+
+def _three(value: float) -> str:
+    """Three significant digits, no exponent: 5.3 -> "5.30"; 1234 -> "1,234"."""
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")

@@ -116,7 +116,7 @@ class Machine:
     def describe(self, rows_per_step: int) -> str:
         """One line for the user."""
         rows = self.micro_batches[-1][1]
-        threads = f", {self.threads} threads" if self.device == "cpu" else ""
+        threads = f", CPU threads: {self.threads}" if self.device == "cpu" else ""
         reason = f" ({self.reasons['precision']})" if "precision" in self.reasons else ""
         return (
             f"machine: {self.device_name}{threads}; {self.precision}{reason}; compile "

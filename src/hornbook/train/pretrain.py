@@ -74,7 +74,7 @@ def pretrain(
             tokens, sequence_length, config.evaluate_tokens, verify=data.verify
         ),
         sample=sampler(tokenizer, config, generation),
-        attachments={"tokenizer.json": tokens / "tokenizer" / "tokenizer.json"},
+        attachments=tokenizer_files(tokens / "tokenizer"),
         prefetch=data.prefetch,
     )  # fmt: skip
     return trainer.fit()
@@ -103,6 +103,12 @@ def starting_model(
         wanted = resolve(settings, decoder.config.vocabulary)
         check_same_architecture(wanted, decoder, config.init)
     return decoder
+
+
+def tokenizer_files(folder: Path) -> dict[str, bytes | Path]:
+    """The tokenizer for each checkpoint; an imported one may name its end of text in a second file."""
+    names = ("tokenizer.json", "tokenizer_config.json")
+    return {name: folder / name for name in names if (folder / name).exists()}
 
 
 def sampler(

@@ -59,6 +59,17 @@ class Interrupt:
 
 
 @contextlib.contextmanager
+def settings_restored() -> Iterator[None]:
+    """Puts PyTorch's number of threads and float32 matrix precision back afterwards."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+
+
+@contextlib.contextmanager
 def collection_paused() -> Iterator[None]:
     """No garbage collection in the middle of a step: with a model's many objects one takes tens
     of milliseconds. The trainer collects between steps, with `gc.collect()`."""

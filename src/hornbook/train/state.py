@@ -20,7 +20,7 @@ class Outcome:
         step, total_steps: finished steps, and the horizon in steps.
         tokens: trained on, counted with repetitions.
         seconds: of all starts of the run together.
-        loss: mean training loss of the last 50 steps, nats a token.
+        loss: mean training loss of the last 50 steps, nats a token; None of no steps.
         validation: the newest numbers of `evaluate`; empty without one.
         checkpoint: name of the checkpoint of `step`.
     """
@@ -30,7 +30,7 @@ class Outcome:
     total_steps: int
     tokens: int
     seconds: float
-    loss: float
+    loss: float | None
     validation: dict[str, float]
     checkpoint: str
 

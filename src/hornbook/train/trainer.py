@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -36,7 +35,7 @@ from hornbook.train.metrics import MetricsLog
 from hornbook.train.objective import Forward, Objective, bind
 from hornbook.train.precision import Precision
 from hornbook.train.probe import probe
-from hornbook.train.process import Interrupt, collection_paused, reproducible
+from hornbook.train.process import Interrupt, collection_paused, reproducible, settings_restored
 from hornbook.train.state import Outcome, Reason, RunState
 from hornbook.train.step import NotFinite, Stepper, StepReport, step_seed
 from hornbook.train.stop import target_loss, unlike_guessing
@@ -50,7 +49,7 @@ COLLECT_EVERY = 1000
 SHOWN_CHARACTERS = 160
 """Characters of a sample that are shown while training."""
 
-WARNINGS = ("loss_spike", "initial_loss", "machine", "overflow", "data")
+WARNINGS = ("loss_spike", "initial_loss", "machine", "overflow")
 """Events that the user should read."""
 
 
@@ -106,6 +105,7 @@ class Trainer:
         self._began = time.perf_counter()
         with contextlib.ExitStack() as stack:
             interrupt = stack.enter_context(Interrupt())
+            stack.enter_context(settings_restored())
             stack.enter_context(reproducible(self._config.deterministic))
             checkpoint = self._store.latest()
             stored = checkpoint.state() if checkpoint else {}
@@ -126,7 +126,7 @@ class Trainer:
             total_steps=self._total_steps,
             tokens=self._tokens,
             seconds=self._state.seconds,
-            loss=self._state.watch.mean(),
+            loss=self._state.watch.mean() if self._state.step else None,
             validation=self._state.validation,
             checkpoint=checkpoint_name(self._state.step),
         )
@@ -162,11 +162,8 @@ class Trainer:
         peak = self._machine.peak_flops()
         flops = flops_per_token(self._model.config, self._source.sequence_length)
         self._mfu_per_speed = flops / peak if peak else None
-        self._source_facts = json.loads(json.dumps(self._source.describe()))
         if stored and stored["total_steps"] != self._total_steps:
             self._event("horizon", f"{self._total_steps} steps instead of {stored['total_steps']}")
-        if stored and stored["source"] != self._source_facts:
-            self._event("data", "sources or their order are others from here on")
 
     def _choose_machine(self, device: torch.device, stored: dict[str, Any]) -> Forward:
         """Take the choices of an earlier start where they hold, else make them by trying."""
@@ -278,11 +275,11 @@ class Trainer:
         last = last or target is not None
         if self._sample and self._due(config.sample_every, state.sampled, last):
             self._take_samples(self._sample, shown)
+        if target and state.step != self._saved_step:
+            self._event("target", target)
         minutes = (time.perf_counter() - self._saved_time) / 60
-        late = state.step > self._saved_step and minutes >= config.checkpoint_minutes
-        if late or self._due(config.checkpoint_every, self._saved_step, last):
-            if target:
-                self._event("target", target)
+        late = 0 < config.checkpoint_minutes <= minutes
+        if last or late or self._due(config.checkpoint_every, self._saved_step, last):
             self._save(wait=last)
         if state.step % COLLECT_EVERY == 0:
             gc.collect()
@@ -310,7 +307,7 @@ class Trainer:
         state.step = step
         state.seconds = self._earlier_seconds + time.perf_counter() - self._began
         speed = self._tokens_per_step / seconds
-        if step % config.log_every == 0 or step == self._total_steps:
+        if step % max(1, config.log_every) == 0 or step == self._total_steps:
             self._log.numbers(self._record(report, rate, speed, batches.wait_seconds))
         self._watch_loss(report)
         shown.advance(1, f"loss {report.loss:.3f}  {speed:,.0f} tokens/s")
@@ -396,7 +393,6 @@ class Trainer:
                 "rows_per_step": self._rows,
                 "total_steps": self._total_steps,
                 "machine": dataclasses.asdict(self._machine),
-                "source": self._source_facts,
             }
             # No random state: that of each step is a function of its number (step.step_seed).
             self._store.save(state.step, self._model, self._optimizer, values, {})

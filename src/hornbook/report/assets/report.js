@@ -77,12 +77,23 @@
     return run ? `${run}, ${KIND[curve.kind]}` : KIND[curve.kind];
   }
 
+  // One run: held-out in a colour of its own. Several: a colour for each run, held-out dashed.
+  function strokeOf(curve, alone) {
+    const stroke = !several && curve.kind === "validation" ? colour(1) : colour(curve.run);
+    return curve.kind === "raw" && !alone ? stroke + "77" : stroke;
+  }
+
+  function markerFill(curve, alone) {
+    if (!curve) return "transparent"; // the x axis has a place in the legend, too
+    return several && curve.kind === "validation" ? style("--panel") : strokeOf(curve, alone);
+  }
+
   function series(curve, alone) {
     const dots = curve.kind === "validation";
-    const stroke = !several && dots ? colour(1) : colour(curve.run);
+    const stroke = strokeOf(curve, alone);
     return {
       label: label(curve, alone),
-      stroke: curve.kind === "raw" && !alone ? stroke + "55" : stroke,
+      stroke,
       width: curve.kind === "raw" && !alone ? 1 : 2,
       dash: several ? DASH[curve.kind] : [],
       points: { show: dots || curve.step.length < 3, size: 6, fill: stroke },
@@ -121,8 +132,9 @@
     const { left, top, width, height } = plot.bbox;
     ctx.save();
     ctx.lineWidth = devicePixelRatio;
-    ctx.font = `${11 * devicePixelRatio}px sans-serif`;
+    ctx.font = `bold ${10 * devicePixelRatio}px sans-serif`;
     ctx.textAlign = "center";
+    ctx.textBaseline = "middle";
     data.runs.forEach((run, index) => {
       for (const mark of run.marks) {
         const at = along(index, mark.step, axis);
@@ -131,10 +143,14 @@
         ctx.strokeStyle = ctx.fillStyle = several ? colour(index) : style("--run-4");
         ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
         ctx.beginPath();
-        ctx.moveTo(x, top + 14 * devicePixelRatio);
+        ctx.moveTo(x, top);
         ctx.lineTo(x, top + height);
         ctx.stroke();
-        ctx.fillText(mark.letter, x, top + 11 * devicePixelRatio);
+        ctx.beginPath();
+        ctx.arc(x, top, 8 * devicePixelRatio, 0, 2 * Math.PI);
+        ctx.fill();
+        ctx.fillStyle = style("--paper");
+        ctx.fillText(mark.letter, x, top + devicePixelRatio);
       }
     });
     ctx.restore();
@@ -144,10 +160,13 @@
     return low > 0 && high > 0 ? [low * 0.98, high * 1.02] : [0.1, 10];
   }
 
-  // Round numbers 1, 2, 3, 5 (or powers of ten when there are many) inside a logarithmic range.
+  // Round numbers inside a logarithmic range, as many for each power of ten as there is room for.
   function logSplits(plot, axisIndex, low, high) {
     const found = [];
-    const digits = high / low > 1000 ? [1] : high / low > 50 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 8];
+    const [pixels, room] = axisIndex ? [plot.bbox.height, 26] : [plot.bbox.width, 52];
+    const each = pixels / devicePixelRatio / room / Math.log10(high / low);
+    const digits = each > 10 ? [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9] : each > 7
+      ? [1, 2, 3, 4, 6, 8] : each > 2.6 ? [1, 2, 5] : each > 1.2 ? [1, 3] : [1];
     for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
       for (const digit of digits) {
         const value = digit * 10 ** power;
@@ -163,7 +182,8 @@
       values: (plot, splits) => splits.map((value) => value == null ? "" : brief(value)) };
     const log = { splits: logSplits, filter: (plot, splits) => splits };
     return [
-      { ...common, ...(options.logX ? log : {}), size: 30, space: 60 },
+      { ...common, ...(options.logX ? log : {}), size: 30, space: 60,
+        ...(isLoss ? { label: axis.label, labelSize: 20, labelFont: common.font } : {}) },
       { ...common, ...(isLoss && options.logY ? log : {}), size: 56, space: 32 },
     ];
   }
@@ -191,6 +211,10 @@
       },
       axes: axes(axis, options, isLoss),
       cursor: { dataIdx: nearest, sync: { key: "report", scales: ["x", null] }, y: false },
+      legend: {
+        show: isLoss || data.runs.length <= 4,
+        markers: { fill: (plot, i) => markerFill(curves[i - 1], alone) },
+      },
       hooks: { draw: isLoss ? [(plot) => drawMarks(plot, axis)] : [] },
     }, columns(curves, axis, options), place);
     return { plot, place, isLoss };
