@@ -157,7 +157,7 @@ def test_a_full_disk_while_training(
     real = os.fsync
 
     def full(descriptor: int | IO[Any]) -> None:
-        where = os.readlink(f"/proc/self/fd/{descriptor}")
+        where = str(Path(f"/proc/self/fd/{descriptor}").readlink())
         if "checkpoints" in where:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)

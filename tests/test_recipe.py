@@ -14,8 +14,6 @@ from hornbook.recipe import (
     built_in_recipes,
     fingerprint_settings,
     load_recipe,
-    recipe_as_dict,
-    recipe_differences,
     write_recipe,
 )
 
@@ -75,13 +73,6 @@ def test_horizon_settings_are_not_in_the_fingerprint() -> None:
     settings = fingerprint_settings(Recipe().pretrain)
     assert "global_batch_tokens" in settings
     assert not {"steps", "tokens", "minutes", "evaluate_every", "log_every"} & set(settings)
-
-
-def test_differences_between_recipes() -> None:
-    one, other = Recipe(), Recipe()
-    other.pretrain.steps = 3
-    rows = recipe_differences({"one": recipe_as_dict(one), "other": recipe_as_dict(other)})
-    assert rows == {"pretrain.steps": {"one": 0, "other": 3}}
 
 
 @pytest.mark.parametrize("kind", SECTIONS.values(), ids=SECTIONS)

@@ -104,7 +104,7 @@ def _show_outcome(recipe: Recipe, run_directory: RunDirectory, page: Path) -> No
 
 def _last_sample(path: Path) -> str:
     file = path / "pretrain" / "samples.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
     if not lines:
         return ""
     sample = json.loads(lines[-1])

@@ -6,6 +6,7 @@ Everything goes to stderr, so that what a command prints as its result can be pi
 from __future__ import annotations
 
 import contextlib
+import datetime
 import time
 from collections.abc import Iterator
 
@@ -43,7 +44,8 @@ class Bar:
         self._console = console()
         self._plain = not self._console.is_terminal
         self._done = 0.0
-        self._last = time.monotonic()
+        self._start = self._last = time.monotonic()
+        self._start_done = 0.0
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -65,12 +67,21 @@ class Bar:
         if self._plain and time.monotonic() - self._last >= self._every:
             self._last = time.monotonic()
             of = f"/{self._total:,.0f}" if self._total else ""
-            say(f"{self._label} {self._done:,.0f}{of} {note}".rstrip())
+            say(f"{self._label} {self._done:,.0f}{of} {note}{self._remaining()}".rstrip())
 
     def restart(self, done: float, total: float | None) -> None:
         """Set the position and the total anew (a resumed run, or a horizon that became known)."""
         self._done, self._total = done, total
+        self._start, self._start_done = time.monotonic(), done
         self._progress.update(self._task, completed=done, total=total)
+
+    def _remaining(self) -> str:
+        """`  eta 1:05`, at the mean speed since the start; nothing where the total is unknown."""
+        speed = (self._done - self._start_done) / max(time.monotonic() - self._start, 1e-9)
+        if not self._total or speed <= 0:
+            return ""
+        seconds = round(max(self._total - self._done, 0) / speed)
+        return f"  eta {datetime.timedelta(seconds=seconds)}"
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""

@@ -205,21 +205,3 @@ def fingerprint_settings(section: Any) -> dict[str, Any]:
         for f in dataclasses.fields(section)
         if not f.metadata.get("horizon")
     }
-
-
-def recipe_differences(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """For each dotted key that is not the same in all recipes: its value in each of them."""
-    flat = {name: dict(_flatten(values)) for name, values in recipes.items()}
-    keys = sorted({key for values in flat.values() for key in values})
-    rows = {key: {name: flat[name].get(key) for name in flat} for key in keys}
-    return {
-        key: row for key, row in rows.items() if len({repr(value) for value in row.values()}) > 1
-    }
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> typing.Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-
-HOSTILE = "</script><script>window.hacked=1</script><img src=https://evil.test/x onerror=alert(1)>"
 
 PROMPTS = ("ROMEO:\n", "")
 BABBLE = "qe th;Rn o\nsa tIe, hne wot\nf rs hdeA me y"
@@ -168,8 +167,8 @@ def write_manifest(folder: Path) -> None:
 
 
 def sample_lines(steps: int, logged: int) -> list[dict[str, Any]]:
-    lines = []
-    for step in range(steps // 6, logged + 1, steps // 6):
+    lines, every = [], max(1, steps // 6)
+    for step in range(every, logged + 1, every):
         part = step / steps
         text = BABBLE[: int(40 * (1 - part))] + " " + VERSE[: int(60 + 160 * part)]
         lines += [{"step": step, "prompt": prompt, "text": text} for prompt in PROMPTS]
@@ -177,6 +176,10 @@ def sample_lines(steps: int, logged: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def finished_run(tmp_path: Path) -> Path:
-    """A run that went through every stage."""
-    return make_run(tmp_path / "runs" / "shakespeare")
+def new_run(tmp_path: Path) -> Callable[..., Path]:
+    """Makes run directories: `new_run("name", steps=..., logged=..., outcome=...)`."""
+
+    def make(name: str = "shakespeare", **options: Any) -> Path:
+        return make_run(tmp_path / "runs" / name, **options)
+
+    return make

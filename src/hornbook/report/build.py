@@ -21,13 +21,13 @@ from hornbook import __version__
 from hornbook.errors import HornbookError
 from hornbook.files import write_text
 from hornbook.report import charts, facts, tables
-from hornbook.report.data import Run, read_run
+from hornbook.report.data import Run, mapping, read_run
 from hornbook.report.datasets import datasets
 from hornbook.report.glossary import GLOSSARY
 from hornbook.report.samples import sample_groups
 
-MOST_RUNS = 12
-"""Runs in one report; more could not be told apart."""
+MOST_RUNS = 8
+"""Runs in one report: as many as there are colours to tell them apart by."""
 
 
 def build_report(runs: list[Path], out: Path) -> Path:
@@ -136,13 +136,13 @@ def _chart_data(runs: list[Run], built: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _chart_note(runs: list[Run]) -> str:
-    windows = sorted({charts.window_of(run) for run in runs})
-    steps = f"{windows[0]:,}" if len(windows) == 1 else f"{windows[0]:,} to {windows[-1]:,}"
-    noun = "step" if windows == [1] else "steps"
+    """How to read the charts."""
+    windows = sorted({charts.window_of(run) for run in runs} - {1})
+    steps = " to ".join(f"{window:,}" for window in dict.fromkeys((*windows[:1], *windows[-1:])))
+    mean = f"Strong lines are means over {steps} logged steps. " if steps else ""
     return (
-        f"Mean: over {steps} logged {noun}; held-out: on text that is not trained on."
-        " Drag across a chart to look closer, double-click to go back; click a name in the legend"
-        " to hide its line."
+        f"{mean}Held-out: on text that is not trained on. Drag across a chart to look closer,"
+        " double-click to go back; click a name in the legend to hide its line."
     )
 
 
@@ -172,8 +172,8 @@ def _reproduce(run: Run) -> list[dict[str, str]]:
 
 def _hornbook_version(run: Run) -> str:
     for record in run.stages.values():
-        versions = record.get("versions")
-        if isinstance(versions, dict) and "hornbook" in versions:
+        versions = mapping(record.get("versions"))
+        if "hornbook" in versions:
             return str(versions["hornbook"])
     return __version__
 

@@ -63,8 +63,8 @@ def build_charts(runs: list[Run]) -> list[dict[str, Any]]:
 
     Returns:
         dicts with `id`, `title`, `unit`, `description` (for those who do not see the chart) and
-        `curves`, each a dict with `run` (index), `kind` ("raw", "smooth" or "validation"),
-        `step` and `value`.
+        `curves`, each a dict with `run` (index), `kind`, `step` and `value`. Kinds: "line",
+        "raw" (single steps, where the line is a mean of them) and "validation".
     """
     charts = []
     for quantity in (LOSS, *OTHERS):
@@ -142,8 +142,9 @@ def thin_out(values: Column, points: int) -> npt.NDArray[np.int64]:
 
 
 def window_of(run: Run) -> int:
-    """Steps over which the strong lines are averaged."""
-    return max(1, round(len(run.curves.training["step"]) * SMOOTHING))
+    """Logged steps over which the strong lines are averaged; 1 for very short runs."""
+    steps = len(run.curves.training["step"])
+    return max(1, min(5, steps // 10), round(steps * SMOOTHING))
 
 
 def _curves(run: Run, index: int, quantity: Quantity, runs: int) -> list[dict[str, Any]]:
@@ -151,16 +152,17 @@ def _curves(run: Run, index: int, quantity: Quantity, runs: int) -> list[dict[st
     wanted = LOSS_POINTS if quantity is LOSS else OTHER_POINTS
     points = max(LEAST_POINTS, wanted // runs)
     steps, values = training["step"], training[quantity.column]
-    found = [("raw", steps, values)]
-    if quantity.smooth:
-        found.append(("smooth", steps, running_mean(values, window_of(run))))
+    if quantity.smooth and window_of(run) > 1:
+        found = [
+            _curve(index, "raw", steps, values, points),
+            _curve(index, "line", steps, running_mean(values, window_of(run)), points // 2),
+        ]
+    else:
+        found = [_curve(index, "line", steps, values, points)]
     if quantity is LOSS:
-        found.append(("validation", validation["step"], validation["validation_loss"]))
-    return [
-        _curve(index, kind, steps, values, points if kind == "raw" else points // 2)
-        for kind, steps, values in found
-        if np.isfinite(values).any()
-    ]
+        held_out = validation["validation_loss"]
+        found.append(_curve(index, "validation", validation["step"], held_out, points // 2))
+    return [curve for curve in found if curve["step"]]
 
 
 def _curve(index: int, kind: str, steps: Column, values: Column, points: int) -> dict[str, Any]:

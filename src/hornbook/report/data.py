@@ -75,6 +75,16 @@ class Curves:
 
 
 @dataclass
+class MixtureSource:
+    """A folder of token shards that the run mixes in."""
+
+    path: str
+    weight: float
+    manifest: dict[str, Any]
+    """Its token manifest; empty where the folder is not here."""
+
+
+@dataclass
 class Run:
     """All that the report shows of one run directory."""
 
@@ -85,6 +95,9 @@ class Run:
     stages: dict[str, dict[str, Any]]
     prepare: dict[str, Any]
     manifest: dict[str, Any]
+    """Of the run's own tokens."""
+    mixture: list[MixtureSource]
+    """Folders trained on in place of the run's own tokens, where the recipe names some."""
     machine: dict[str, Any]
     architecture: dict[str, Any]
     curves: Curves
@@ -111,16 +124,18 @@ def read_run(path: Path) -> Run:
     notes: list[str] = []
     metrics = path / "pretrain" / "metrics.jsonl"
     recipe_text = _read_text(path / "recipe.yaml", notes)
+    recipe = _parse_recipe(recipe_text, notes)
     checkpoints = sorted(path.glob("pretrain/checkpoints/step-*/model.json"))
     architectures = [file for file in checkpoints if file.parent.suffix != TEMPORARY]
     return Run(
         path=path,
         name=path.resolve().name,
-        recipe=_parse_recipe(recipe_text, notes),
+        recipe=recipe,
         recipe_text=recipe_text,
         stages={stage: _read_object(path / stage / "stage.json", notes) for stage in stages_here},
         prepare=_read_object(path / "prepare" / "prepare.json", notes),
         manifest=_read_object(path / "tokenize" / "manifest.json", notes),
+        mixture=_read_mixture(recipe, notes),
         machine=_read_object(path / "pretrain" / "machine.json", notes),
         architecture=_read_object(architectures[-1], notes) if architectures else {},
         curves=_read_curves(metrics, notes),
@@ -141,6 +156,16 @@ def number(value: Any) -> float:
         return math.nan
 
 
+def mapping(value: Any) -> dict[str, Any]:
+    """A JSON value as an object; empty where it is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def sequence(value: Any) -> list[Any]:
+    """A JSON value as an array; empty where it is none."""
+    return value if isinstance(value, list) else []
+
+
 def _read_text(path: Path, notes: list[str]) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
@@ -157,7 +182,7 @@ def _parse_recipe(text: str, notes: list[str]) -> dict[str, Any]:
     except yaml.YAMLError:
         notes.append("recipe.yaml could not be read as YAML.")
         return {}
-    return recipe if isinstance(recipe, dict) else {}
+    return mapping(recipe)
 
 
 def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
@@ -172,6 +197,16 @@ def _read_object(path: Path, notes: list[str]) -> dict[str, Any]:
         notes.append(f"{_short(path)} could not be read as JSON; its part is left out.")
         return {}
     return value
+
+
+def _read_mixture(recipe: dict[str, Any], notes: list[str]) -> list[MixtureSource]:
+    """The sources that the recipe's data section names, with what their manifests say."""
+    found = []
+    for source in map(mapping, sequence(mapping(recipe.get("data")).get("sources"))):
+        folder = str(source.get("path", ""))
+        manifest = _read_object(Path(folder) / "manifest.json", notes)
+        found.append(MixtureSource(folder, number(source.get("weight", 1.0)), manifest))
+    return found
 
 
 def _short(path: Path) -> str:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from hornbook.report.data import Run, number
+from hornbook.report.data import Run, mapping, number, sequence
 from hornbook.report.facts import split_totals
 from hornbook.report.samples import shorten
 from hornbook.report.tables import Table
@@ -54,7 +54,7 @@ def datasets(runs: list[Run]) -> list[Dataset]:
     groups: list[list[Run]] = []
     for run in runs:
         for group in groups:
-            if (group[0].prepare, group[0].manifest) == (run.prepare, run.manifest):
+            if _same_data(group[0], run):
                 group.append(run)
                 break
         else:
@@ -70,9 +70,15 @@ def datasets(runs: list[Run]) -> list[Dataset]:
     return found
 
 
+def _same_data(one: Run, other: Run) -> bool:
+    return all(
+        getattr(one, name) == getattr(other, name) for name in ("prepare", "manifest", "mixture")
+    )
+
+
 def describe(run: Run) -> Dataset:
     """The data section of one run."""
-    if not run.prepare and not run.manifest:
+    if not run.prepare and not run.manifest and not run.mixture:
         return Dataset(sentences=["Nothing is known of the data yet: no stage has described it."])
     sentences = []
     if not run.prepare:
@@ -86,22 +92,36 @@ def describe(run: Run) -> Dataset:
     return Dataset(
         sentences=sentences,
         tables=[
+            *_mixture_table(run),
             *_filter_table(run),
             *_split_table(run),
             *_origin_table(run, "source"),
             *_origin_table(run, "licence"),
         ],
         dropped=[_dropped(reason, entry) for reason, entry in _entries(run.prepare, "dropped")],
-        messages=[str(message) for message in _list(run.prepare.get("messages"))],
+        messages=[str(message) for message in sequence(run.prepare.get("messages"))],
     )
+
+
+def _mixture_table(run: Run) -> list[Table]:
+    """The folders of a mixture and their share of the training tokens."""
+    whole = sum(source.weight for source in run.mixture)
+    rows = []
+    for source in run.mixture:
+        totals = mapping(mapping(source.manifest.get("totals")).get("train"))
+        text, tokens = number(totals.get("bytes")), number(totals.get("tokens"))
+        part = share(source.weight / whole) if whole > 0 else NOTHING
+        rows.append([source.path, part, size(text), count(tokens)])
+    columns = ["Folder", "Share of the training", "Text", "Tokens"]
+    return [Table("Mixture (at the start)", columns, rows)] if rows else []
 
 
 def _filter_table(run: Run) -> list[Table]:
     """Documents and bytes that were read, dropped for each reason, and kept."""
-    steps = [("Read", _mapping(run.prepare.get("read")))]
+    steps = [("Read", mapping(run.prepare.get("read")))]
     for reason, entry in _entries(run.prepare, "dropped"):
         steps.append((f"Dropped: {DROPPED_WORDS.get(reason, reason).lower()}", entry))
-    steps.append(("Kept", _mapping(run.prepare.get("kept"))))
+    steps.append(("Kept", mapping(run.prepare.get("kept"))))
     rows = [
         [name, count(number(entry.get("documents"))), size(number(entry.get("bytes")))]
         for name, entry in steps
@@ -114,7 +134,7 @@ def _split_table(run: Run) -> list[Table]:
     """Documents, bytes and tokens of each split."""
     rows = []
     prepared = {
-        split: {**_mapping(_mapping(run.prepare.get("splits")).get(split)), **totals}
+        split: {**mapping(mapping(run.prepare.get("splits")).get(split)), **totals}
         for split in ("train", "validation")
         if (totals := split_totals(run, split)) or run.prepare
     }
@@ -140,12 +160,12 @@ def _split_table(run: Run) -> list[Table]:
 def _origin_table(run: Run, kind: str) -> list[Table]:
     """Documents, bytes and training tokens by source or licence, the largest first."""
     prepared = dict(_entries(run.prepare, f"{kind}s"))
-    tokens = _mapping(split_totals(run, "train").get(f"{kind}s"))
+    tokens = mapping(split_totals(run, "train").get(f"{kind}s"))
     names = dict.fromkeys([*prepared, *map(str, tokens)])
     rows = [
         (
-            number(_mapping(prepared.get(name)).get("documents")),
-            number(_mapping(prepared.get(name)).get("bytes")),
+            number(mapping(prepared.get(name)).get("documents")),
+            number(mapping(prepared.get(name)).get("bytes")),
             number(tokens.get(name)),
             name or "not stated",
         )
@@ -166,7 +186,7 @@ def _tokenizer_words(run: Run) -> str:
     vocabulary = number(run.manifest.get("vocabulary"))
     if not math.isfinite(vocabulary):
         return "The text has not been turned into tokens yet."
-    kind = _mapping(run.recipe.get("tokenize")).get("kind")
+    kind = mapping(run.recipe.get("tokenize")).get("kind")
     hash_words = str(run.manifest.get("tokenizer_sha256", ""))[:12]
     return (
         f"The tokenizer{f' ({kind})' if kind else ''} has a vocabulary of {vocabulary:,.0f} tokens"
@@ -176,7 +196,7 @@ def _tokenizer_words(run: Run) -> str:
 
 def _dropped(reason: str, entry: dict[str, Any]) -> Dropped:
     samples = []
-    for sample in _list(entry.get("samples")):
+    for sample in sequence(entry.get("samples")):
         text = sample.get("text", "") if isinstance(sample, dict) else sample
         samples.append(shorten(str(text), SAMPLE_CHARACTERS))
     return Dropped(
@@ -188,13 +208,5 @@ def _dropped(reason: str, entry: dict[str, Any]) -> Dropped:
 
 def _entries(prepare: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
     """The objects in an object of prepare.json, by name."""
-    found = _mapping(prepare.get(key)).items()
+    found = mapping(prepare.get(key)).items()
     return [(str(name), entry) for name, entry in found if isinstance(entry, dict)]
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

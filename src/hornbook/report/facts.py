@@ -17,7 +17,7 @@ import numpy as np
 
 from hornbook.model.config import ModelConfig
 from hornbook.model.count import parameters
-from hornbook.report.data import Run, number
+from hornbook.report.data import Run, mapping, number, sequence
 from hornbook.report.words import count, duration, plain, share, size
 
 RECENT = 180.0
@@ -48,15 +48,26 @@ class Quality:
 
 def section(run: Run, name: str) -> dict[str, Any]:
     """A section of the recipe; empty where there is none."""
-    value = run.recipe.get(name)
-    return value if isinstance(value, dict) else {}
+    return mapping(run.recipe.get(name))
 
 
 def split_totals(run: Run, split: str) -> dict[str, Any]:
-    """tokens, documents, bytes, sources and licences of a split, from the token manifest."""
-    totals = run.manifest.get("totals")
-    value = totals.get(split) if isinstance(totals, dict) else None
-    return value if isinstance(value, dict) else {}
+    """tokens, documents, bytes, sources and licences of a split, from the token manifests.
+
+    Training text is the mixture's where there is one, else the run's own.
+    """
+    mixed = run.mixture if split == "train" else []
+    manifests = [source.manifest for source in mixed] or [run.manifest]
+    totals: dict[str, Any] = {}
+    for manifest in manifests:
+        for key, value in mapping(mapping(manifest.get("totals")).get(split)).items():
+            if isinstance(value, dict):
+                counts = totals.setdefault(key, {})
+                for name, part in value.items():
+                    counts[name] = counts.get(name, 0) + number(part)
+            else:
+                totals[key] = totals.get(key, 0) + number(value)
+    return totals
 
 
 def parameters_of(run: Run) -> float:
@@ -64,25 +75,31 @@ def parameters_of(run: Run) -> float:
     known = {f.name for f in dataclasses.fields(ModelConfig)}
     try:
         config = ModelConfig(**{k: v for k, v in run.architecture.items() if k in known})
-    except TypeError:
+        return float(parameters(config).total)
+    except (TypeError, KeyError):  # none yet, or of a family that this version does not know
         return math.nan
-    return float(parameters(config).total)
 
 
 def quality(run: Run) -> Quality:
     """Held-out quality: of the evaluate stage unless training has gone on, else the last logged."""
-    steps = run.curves.validation["step"]
     for line in reversed(run.evaluations):
-        older = len(steps) > 0 and number(line.get("step")) < steps[-1]
         bits, loss, perplexity = (
             number(line.get(key)) for key in ("bits_per_byte", "loss", "perplexity")
         )
-        if line.get("split") == "validation" and not older and math.isfinite(loss):
+        if line.get("split") == "validation" and _is_newest(line, run) and math.isfinite(loss):
             return Quality(bits, loss, perplexity, origin="all held-out text")
     loss = run.curves.last("validation_loss")
     perplexity = math.exp(loss) if loss < 700 else math.nan
     bits = run.curves.last("validation_bits_per_byte")
     return Quality(bits, loss, perplexity, origin="the fixed validation set")
+
+
+def _is_newest(line: dict[str, Any], run: Run) -> bool:
+    """Whether an evaluation is of the model that the curves end with."""
+    if not run.curves.last_step:
+        return True
+    unlogged = number(section(run, "pretrain").get("log_every", 1))
+    return run.curves.last_step <= number(line.get("step")) < run.curves.last_step + unlogged
 
 
 def summary(run: Run) -> str:
@@ -109,8 +126,9 @@ def state(run: Run, now: float | None = None) -> str:
     """How far a run is that has not come to its end; empty for a finished one."""
     for name, record in run.stages.items():
         if record.get("outcome") == "failed":
-            error = (record.get("summary") or {}).get("error", "no error was noted")
-            return f"The {name} stage failed: {str(error)[:1000]}"
+            error = str(mapping(record.get("summary")).get("error", "no error was noted"))
+            error = error.removeprefix("hornbook.errors.HornbookError: ")[:1000]
+            return f"The {name} stage failed: {error}"
     record = run.stages.get("pretrain", {})
     outcome, steps = record.get("outcome"), run.curves.last_step
     if outcome == "done" or (not record and not steps):
@@ -193,7 +211,7 @@ def _data_words(run: Run) -> str:
     size_words = size(number(train.get("bytes"))) if train else ""
     sources = [name for name in _ranked(train.get("sources")) if name]
     if not sources:
-        sources = [str(name) for name in section(run, "prepare").get("inputs") or []]
+        sources = [str(name) for name in sequence(section(run, "prepare").get("inputs"))]
     if not size_words and not sources:
         return ""
     more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
@@ -202,9 +220,8 @@ def _data_words(run: Run) -> str:
 
 
 def _ranked(sources: Any) -> list[str]:
-    if not isinstance(sources, dict):
-        return []
-    return sorted(sources, key=lambda name: -number(sources[name]))
+    counts = {str(name): number(value) for name, value in mapping(sources).items()}
+    return sorted(counts, key=lambda name: -counts[name])
 
 
 def _quality_words(good: Quality) -> str:

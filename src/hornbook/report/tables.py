@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hornbook.report.charts import evenly_spaced, running_mean, window_of
-from hornbook.report.data import Column, Run, number
+from hornbook.report.data import Column, Run, mapping, number, sequence
 from hornbook.report.facts import key_numbers
 from hornbook.report.words import NOTHING, count, duration, plain
 
@@ -84,8 +84,13 @@ def comparison(runs: list[Run]) -> Table:
 
 
 def evaluations(runs: list[Run]) -> Table | None:
-    """Every line of evals.jsonl of all runs."""
-    lines = [(run, line) for run in runs for line in run.evaluations]
+    """The different lines of evals.jsonl of all runs."""
+    lines = [
+        (run, line)
+        for run in runs
+        for i, line in enumerate(run.evaluations)
+        if line not in run.evaluations[:i]
+    ]
     if not lines:
         return None
     names = ["step", "split"]
@@ -185,16 +190,14 @@ def what_was_run(run: Run) -> list[Table]:
 def _versions(run: Run) -> dict[str, str]:
     """Versions of the newest stage that recorded any, the git commit where there is one."""
     for record in reversed(run.stages.values()):
-        versions = record.get("versions")
-        if isinstance(versions, dict) and versions:
+        if versions := mapping(record.get("versions")):
             return {_spoken(str(key)): str(value) for key, value in versions.items()}
     return {}
 
 
 def _machine(machine: Mapping[str, Any]) -> dict[str, str]:
     """What was chosen for the machine, each choice with its reason where one was noted."""
-    reasons = machine.get("reasons")
-    reasons = reasons if isinstance(reasons, dict) else {}
+    reasons = mapping(machine.get("reasons"))
     rows = {}
     for key, value in _flatten({k: v for k, v in machine.items() if k not in ("asked", "reasons")}):
         reason = f" ({reasons[key]})" if key in reasons else ""
@@ -204,11 +207,8 @@ def _machine(machine: Mapping[str, Any]) -> dict[str, str]:
 
 def _micro_batches(value: Any) -> str:
     """[[1, 16], [300, 8]] as "16 rows from step 1, 8 rows from step 300"; else nothing."""
-    if not isinstance(value, list) or not all(
-        isinstance(entry, list) and len(entry) == 2 for entry in value
-    ):
-        return ""
-    return ", ".join(f"{rows} rows from step {step}" for step, rows in value)
+    changes = [entry for entry in sequence(value) if len(sequence(entry)) == 2]
+    return ", ".join(f"{rows} rows from step {step}" for step, rows in changes)
 
 
 def _at(step: float, steps: Column, values: Column, exact: bool = False) -> float:

@@ -32,7 +32,7 @@ def duration(seconds: float) -> str:
     """220 -> "3 min 40 s"; two units at most."""
     if not math.isfinite(seconds):
         return NOTHING
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     whole = round(seconds)
     for unit, name, smaller, smaller_name in (

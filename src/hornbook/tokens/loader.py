@@ -66,6 +66,7 @@ class TokenSource:
         mixture: Mixture,
         *,
         mode: str,
+        seed: int,
         sequence_length: int,
         document_mask: bool,
         messages: list[str],
@@ -73,7 +74,8 @@ class TokenSource:
         self.sequence_length = sequence_length
         self.rows_per_epoch = sum(table.rows_per_epoch for table in tables)
         self._folders, self._tables, self._mixture = folders, tables, mixture
-        self._mode, self._document_mask, self._messages = mode, document_mask, messages
+        self._mode, self._seed = mode, seed
+        self._document_mask, self._messages = document_mask, messages
 
     def rows(self, start: int, count: int) -> Batch:
         """Rows [start, start + count) of the run, on the CPU."""
@@ -93,6 +95,7 @@ class TokenSource:
         """Mode, sizes, and for each source its share, tokens and padding."""
         return {
             "mode": self._mode,
+            "seed": self._seed,
             "split": self._folders[0].split,
             "sequence_length": self.sequence_length,
             "document_mask": self._document_mask,
@@ -177,6 +180,7 @@ def open_source(
         tables,
         mixture,
         mode=config.mode,
+        seed=config.seed,
         sequence_length=sequence_length,
         document_mask=config.document_mask,
         messages=messages,

@@ -97,7 +97,7 @@ def starting_model(
             f"this model has {decoder.config.vocabulary:,} token ids, the tokenizer"
             f" {tokenizer.size:,}",
             where=config.init,
-            hint="Tokenize with the model's own tokenizer: --tokenize.kind file --tokenize.file DIR",
+            hint="Tokenize with its own tokenizer: --tokenize.kind file --tokenize.file DIR",
         )
     if settings != ModelSettings():
         wanted = resolve(settings, decoder.config.vocabulary)
@@ -106,7 +106,7 @@ def starting_model(
 
 
 def tokenizer_files(folder: Path) -> dict[str, bytes | Path]:
-    """The tokenizer for each checkpoint; an imported one may name its end of text in a second file."""
+    """The tokenizer, for each checkpoint; some name their end of text in a second file."""
     names = ("tokenizer.json", "tokenizer_config.json")
     return {name: folder / name for name in names if (folder / name).exists()}
 

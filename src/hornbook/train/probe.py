@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -249,6 +248,7 @@ def largest_micro_batch(
 
 def _rows_per_second(trial: Trial, precision: Precision, rows: int, limit: float) -> float | None:
     """Speed of a micro-batch, the second time it runs; None when it takes too much memory."""
+    free_memory(trial.device)
     torch.cuda.reset_peak_memory_stats()
     trial.seconds(precision, rows)
     speed = rows / trial.seconds(precision, rows)
@@ -260,7 +260,7 @@ def allocate_state(optimizer: torch.optim.Optimizer) -> None:
 
     Parameters stay as they are; clear `optimizer.state` afterwards.
     """
-    rates: list[Any] = [group["lr"] for group in optimizer.param_groups]
+    rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)

@@ -7,8 +7,7 @@
   const data = JSON.parse(document.getElementById("report-data").textContent);
   const form = document.getElementById("controls");
   const several = data.runs.length > 1;
-  const DASH = { smooth: [], raw: [], validation: [6, 4] };
-  const KIND = { raw: "single steps", smooth: "mean", validation: "held-out" };
+  const KIND = { raw: "single steps", line: "mean", validation: "held-out" };
   let plots = [];
 
   // --- where a step lies along the chosen axis ---------------------------------------------
@@ -69,33 +68,34 @@
   // --- one chart ---------------------------------------------------------------------------
 
   const style = (name) => getComputedStyle(root).getPropertyValue(name).trim();
-  const colour = (run) => style(`--run-${run % 8}`);
+  const colour = (run) => style(`--run-${run}`);
 
-  function label(curve, alone) {
+  function label(curve, alone, isLoss) {
     const run = several ? data.runs[curve.run].name : "";
-    if (alone) return run || "value";
-    return run ? `${run}, ${KIND[curve.kind]}` : KIND[curve.kind];
+    const kind = isLoss && curve.kind === "line" ? "training" : KIND[curve.kind];
+    if (alone) return run || (isLoss ? kind : "value");
+    return run ? `${run}, ${kind}` : kind;
   }
 
   // One run: held-out in a colour of its own. Several: a colour for each run, held-out dashed.
-  function strokeOf(curve, alone) {
+  function strokeOf(curve) {
     const stroke = !several && curve.kind === "validation" ? colour(1) : colour(curve.run);
-    return curve.kind === "raw" && !alone ? stroke + "77" : stroke;
+    return curve.kind === "raw" ? stroke + "77" : stroke;
   }
 
-  function markerFill(curve, alone) {
+  function markerFill(curve) {
     if (!curve) return "transparent"; // the x axis has a place in the legend, too
-    return several && curve.kind === "validation" ? style("--panel") : strokeOf(curve, alone);
+    return several && curve.kind === "validation" ? style("--panel") : strokeOf(curve);
   }
 
-  function series(curve, alone) {
+  function series(curve, alone, isLoss) {
     const dots = curve.kind === "validation";
-    const stroke = strokeOf(curve, alone);
+    const stroke = strokeOf(curve);
     return {
-      label: label(curve, alone),
+      label: label(curve, alone, isLoss),
       stroke,
-      width: curve.kind === "raw" && !alone ? 1 : 2,
-      dash: several ? DASH[curve.kind] : [],
+      width: curve.kind === "raw" ? 1 : 2,
+      dash: several && dots ? [6, 4] : [],
       points: { show: dots || curve.step.length < 3, size: 6, fill: stroke },
       value: (plot, value) => brief(value),
     };
@@ -192,18 +192,20 @@
     const options = settings();
     const axis = axisOf(options.x);
     const isLoss = chart.id === "loss";
-    const hasMean = chart.curves.some((curve) => curve.kind === "smooth");
-    const curves = chart.curves.filter((curve) => curve.kind !== "raw" || !hasMean || options.raw);
+    const curves = chart.curves.filter((curve) => curve.kind !== "raw" || options.raw);
     const alone = curves.every((curve) => curve.kind === curves[0].kind);
     const place = document.getElementById(`chart-${chart.id}`);
     place.replaceChildren();
     const log = { distr: 3, range: logRange };
+    // On paper a chart is scaled to its frame; drawn at about that size, its letters stay legible.
+    const printing = root.classList.contains("print");
+    const width = printing ? (isLoss ? 680 : 330) : place.clientWidth || 600;
     const plot = new uPlot({
-      width: place.clientWidth || 600,
-      height: isLoss ? Math.min(420, Math.max(260, Math.round(place.clientWidth * 0.42))) : 190,
+      width,
+      height: isLoss ? Math.min(420, Math.max(260, Math.round(width * 0.42))) : 190,
       series: [
         { label: axis.label, value: (plot, value) => brief(value) },
-        ...curves.map((curve) => series(curve, alone)),
+        ...curves.map((curve) => series(curve, alone, isLoss)),
       ],
       scales: {
         x: { time: false, ...(options.logX ? log : {}) },
@@ -213,7 +215,7 @@
       cursor: { dataIdx: nearest, sync: { key: "report", scales: ["x", null] }, y: false },
       legend: {
         show: isLoss || data.runs.length <= 4,
-        markers: { fill: (plot, i) => markerFill(curves[i - 1], alone) },
+        markers: { fill: (plot, i) => markerFill(curves[i - 1]) },
       },
       hooks: { draw: isLoss ? [(plot) => drawMarks(plot, axis)] : [] },
     }, columns(curves, axis, options), place);
@@ -226,6 +228,7 @@
   }
 
   function fit() {
+    if (root.classList.contains("print")) return;
     for (const { plot, place } of plots) {
       if (place.clientWidth && place.clientWidth !== plot.width) {
         plot.setSize({ width: place.clientWidth, height: plot.height });
