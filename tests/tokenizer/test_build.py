@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from hornbook.documents import Document, write_documents
 from hornbook.errors import HornbookError
-from hornbook.tokenizer.build import build_tokenizer
+from hornbook.tokenizer.build import build_tokenizer, fitting_vocabulary
 from hornbook.tokenizer.config import TokenizeConfig
 from hornbook.tokenizer.sample import choose_sample
 from hornbook.tokenizer.special import END_OF_TEXT, NAMED
@@ -202,3 +202,18 @@ def test_file_settings_that_make_no_sense(syllables: Path, tmp_path: Path) -> No
         build_tokenizer(TokenizeConfig(kind="bpe", file="x"), syllables, tmp_path)
     with pytest.raises(HornbookError, match="no document shards"):
         build_tokenizer(TokenizeConfig(kind="bpe"), tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text_bytes", "vocabulary"), [(0, 512), (50_000, 512), (4_802_882, 4096), (10**9, 32768)]
+)
+def test_a_vocabulary_after_the_size_of_the_text(text_bytes: int, vocabulary: int) -> None:
+    assert fitting_vocabulary(text_bytes) == vocabulary
+
+
+def test_little_text_gets_as_many_tokens_as_it_allows(tmp_path: Path) -> None:
+    write_documents([Document("the cat sat on the mat " * 20)], tmp_path / "documents")
+    config = TokenizeConfig(vocabulary=0)
+    tokenizer = build_tokenizer(config, tmp_path / "documents", tmp_path / "out")
+    assert 256 + 17 < tokenizer.size < 512
+    assert tokenizer.decode(tokenizer.encode("the cat, naïvely")) == "the cat, naïvely"

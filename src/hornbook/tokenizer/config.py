@@ -19,7 +19,9 @@ class TokenizeConfig:
 
     vocabulary: int = 32768
     """Tokens of a trained `bpe` vocabulary, the special ones included. `characters` needs fewer,
-    one for each character there is; it takes the most frequent where this is too small."""
+    one for each character there is; it takes the most frequent where this is too small. 0: after
+    the size of the text, a token for about every 1,000 bytes (a power of two from 512 to 32,768, or
+    as many as a short text allows)."""
 
     split_pattern: Literal["gpt2", "llama3"] = "llama3"
     """How text is cut into words before BPE merges: exactly GPT-2's or Llama-3's pattern."""

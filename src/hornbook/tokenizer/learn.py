@@ -32,7 +32,12 @@ million characters."""
 
 
 def learn_bpe(
-    texts: Iterable[str], vocabulary: int, split: SplitPattern, *, special_tokens: bool
+    texts: Iterable[str],
+    vocabulary: int,
+    split: SplitPattern,
+    *,
+    special_tokens: bool,
+    fewer_will_do: bool = False,
 ) -> str:
     """Train a byte-level BPE (Sennrich et al. 2016, on bytes as GPT-2) on `texts`.
 
@@ -41,6 +46,7 @@ def learn_bpe(
         vocabulary: tokens in all: 256 bytes, merges, end of text and named special tokens.
         split: GPT-2's or Llama-3's way to cut text into words; merges stay within a word.
         special_tokens: reserve the sixteen named special tokens.
+        fewer_will_do: end with fewer tokens where the text allows no more.
 
     Raises:
         HornbookError: the vocabulary is too small for the bytes, or larger than the text allows.
@@ -57,7 +63,7 @@ def learn_bpe(
     trained.train_from_iterator(_parts(texts), trainer)
     model = json.loads(trained.to_str())["model"]
     reached = len(model["vocab"]) + reserved
-    if reached < vocabulary:
+    if reached < vocabulary and not fewer_will_do:
         raise HornbookError(
             f"the training text allows a vocabulary of only {reached} tokens, "
             f"{vocabulary} were asked for",
