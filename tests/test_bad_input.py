@@ -151,6 +151,26 @@ def test_a_checkpoint_of_another_architecture(
     assert "width" in line
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--model.preset", "lama-1m"], "llama-1m"),
+        (["--pretrain.steps", "0"], "pretrain.steps"),
+        (["--pretrain.stop-at-loss", "soon"], "soon"),
+        (["--init", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_refused_setting_leaves_the_trained_model_and_its_recipe(
+    capsys: pytest.CaptureFixture[str], run: Path, options: list[str], problem: str
+) -> None:
+    assert main(["pretrain", "--run", str(run), *TINY, "--pretrain.steps", "2"]) == 0
+    recipe = (run / "recipe.yaml").read_text()
+    assert problem in refused(capsys, "pretrain", "--run", str(run), *options)
+    assert (run / "recipe.yaml").read_text() == recipe
+    assert (run / "pretrain" / "checkpoints").is_dir()
+    assert not (run / "retired").exists()
+
+
 def test_a_full_disk_while_training(
     capsys: pytest.CaptureFixture[str], run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +194,9 @@ def test_a_truncated_shard_is_named(capsys: pytest.CaptureFixture[str], run: Pat
     shard.write_bytes(shard.read_bytes()[:-2])
     line = refused(capsys, "pretrain", "--run", str(run), *TINY, "--pretrain.steps", "2")
     assert "train-00000.bin" in line
+    assert "hornbook tokenize --again" in line
+    assert main(["tokenize", "--run", str(run), "--again"]) == 0
+    assert main(["pretrain", "--run", str(run), *TINY, "--pretrain.steps", "2"]) == 0
 
 
 def test_a_read_only_run_directory(

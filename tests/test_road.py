@@ -141,6 +141,29 @@ def test_running_again_skips_and_a_raised_horizon_continues(
     assert not (folder / "retired").exists()
 
 
+def test_a_model_trained_anew_is_measured_and_exported_anew(tmp_path: Path, text: Path) -> None:
+    """The same number of steps with another learning rate gives another model."""
+    folder = tmp_path / "anew"
+    assert main(words(folder, text, 2)) == 0
+    before = (folder / "export" / "model.safetensors").read_bytes()
+    assert main([*words(folder, text, 2), "--optimizer.learning_rate", "0.01"]) == 0
+    assert (folder / "export" / "model.safetensors").read_bytes() != before
+    evaluations = (folder / "evaluate" / "evals.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["loss"] for line in evaluations}) == 2
+
+
+def test_quickstart_goes_on_with_the_recipe_of_its_run_directory(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "recipe.yaml").read_text()
+    assert main(["quickstart", "--run", str(run)]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("done already") == 5
+    assert "held-out bits per byte" in shown.out
+    assert "--pretrain.steps 60" in shown.out
+    assert (run / "recipe.yaml").read_text() == before
+
+
 def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "hornbook.cli", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

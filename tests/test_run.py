@@ -17,7 +17,8 @@ from hornbook.errors import HornbookError
 from hornbook.files import read_json
 from hornbook.recipe import Recipe
 from hornbook.run import RETIRED, RunDirectory
-from hornbook.stages import Result, run_stages
+from hornbook.stages import Result, run_stages, stages_of
+from hornbook.tokens.config import SourceConfig
 
 
 @pytest.fixture
@@ -118,6 +119,77 @@ def test_input_files_are_part_of_the_fingerprint(tmp_path: Path, calls: list[str
     text.write_text("one and another")
     run_stages(recipe, run, ["prepare"])
     assert calls == ["prepare", "prepare"]
+
+
+def test_inputs_that_are_gone_leave_what_was_made_of_them(
+    tmp_path: Path, calls: list[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("one")
+    recipe = Recipe()
+    recipe.prepare.inputs = [str(text)]
+    run = RunDirectory(tmp_path / "run")
+    run_stages(recipe, run, ["prepare"])
+    text.unlink()
+    assert run_stages(recipe, run, ["prepare", "tokenize"])
+    assert calls == ["prepare", "tokenize"]
+    recipe.prepare.split_salt = "another"
+    with pytest.raises(HornbookError, match=r"text\.txt: no such file"):
+        run_stages(recipe, run, ["prepare"])
+    assert (run.folder("prepare") / "result").exists(), "what cannot be made again stays"
+
+
+def test_hidden_files_and_the_home_folder_in_inputs(
+    tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "one.txt").write_text("one")
+    recipe = Recipe()
+    recipe.prepare.inputs = ["~/texts"]
+    run = RunDirectory(tmp_path / "run")
+    run_stages(recipe, run, ["prepare"])
+    (texts / ".DS_Store").write_text("a file manager was here")
+    run_stages(recipe, run, ["prepare"])
+    assert calls == ["prepare"]
+    (texts / "two.txt").write_text("two")
+    run_stages(recipe, run, ["prepare"])
+    assert calls == ["prepare", "prepare"]
+
+
+def test_a_stage_alone_refuses_what_is_older_than_its_own_source(
+    tmp_path: Path, calls: list[str]
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run_stages(Recipe(), run, NAMES)
+    record = run.record("prepare")
+    assert record is not None
+    record.output = "other documents"
+    run.write_record(record)
+    with pytest.raises(HornbookError, match=r"prepare has changed since.*hornbook tokenize --run"):
+        run_stages(Recipe(), run, ["pretrain"])
+    assert run_stages(Recipe(), run, NAMES)
+
+
+def test_a_mixture_of_token_folders_needs_no_text_of_its_own() -> None:
+    recipe = Recipe()
+    assert stages_of(recipe) == NAMES
+    recipe.data.sources = [SourceConfig("elsewhere")]
+    assert stages_of(recipe) == ["pretrain", "export"]
+    recipe.evaluate.text = "book.txt"
+    assert stages_of(recipe) == ["pretrain", "evaluate", "export"]
+    recipe.prepare.inputs = ["texts"]
+    assert stages_of(recipe) == NAMES
+
+
+def test_again_does_a_finished_stage_from_nothing(tmp_path: Path, calls: list[str]) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run_stages(Recipe(), run, ["prepare"])
+    run_stages(Recipe(), run, ["prepare"], again=True)
+    assert calls == ["prepare", "prepare"]
+    (kept,) = (run.path / RETIRED).iterdir()
+    assert (kept / "result").exists()
 
 
 def test_a_run_directory_belongs_to_one_recipe(tmp_path: Path) -> None:

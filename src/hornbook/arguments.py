@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hornbook.cli import Verb
 
-SHORTHANDS = {"--init": "--pretrain.init", "--feed": "--data.feed"}
+SHORTHANDS = {"--init": "--pretrain.init"}
 """Short spellings of settings that people reach for first."""
 
 

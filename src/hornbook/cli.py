@@ -47,6 +47,11 @@ def _run_and_recipe(parser: Any) -> None:
         metavar="NAME|FILE",
         help="built-in recipe or YAML file; default: the run directory's own recipe",
     )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="do it from nothing though it is done; the earlier result is kept in RUN/retired",
+    )
 
 
 def _quickstart(parser: Any) -> None:

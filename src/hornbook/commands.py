@@ -27,26 +27,34 @@ from hornbook.recipe import (
 )
 from hornbook.run import RunDirectory
 from hornbook.stages import (
-    STAGES,
+    check_settings,
     evaluate_model,
     load_for_generation,
     run_stages,
+    stages_of,
     tokens_folder,
 )
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
 
+    from hornbook.train.config import PretrainConfig
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, when what was done is saved."""
 
 
 def quickstart(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
-    """`run quickstart`, on the user's own text where `--text` names some."""
+    """`run quickstart`, on the user's own text where `--text` names some.
+
+    A run directory that was begun goes on with its own recipe, so that the text and the settings
+    of its first start need not be said again.
+    """
     if arguments.text:
         overrides = merge(overrides, {"prepare": {"inputs": arguments.text}})
-    recipe = load_recipe("quickstart", overrides)
-    run_directory = RunDirectory(Path(arguments.run or f"runs/{recipe.name}"))
+    run_directory = RunDirectory(Path(arguments.run or "runs/quickstart"))
+    begun = run_directory.recipe_file.exists()
+    recipe = load_recipe(str(run_directory.recipe_file) if begun else "quickstart", overrides)
     return _run_whole_road(recipe, run_directory)
 
 
@@ -60,9 +68,12 @@ def run(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
 
 
 def _run_whole_road(recipe: Recipe, run_directory: RunDirectory) -> int:
+    names = stages_of(recipe)
+    run_directory.check_owner(recipe)
+    check_settings(recipe, run_directory, names)
     with run_directory.lock():
         run_directory.adopt(recipe)
-        finished = run_stages(recipe, run_directory, list(STAGES))
+        finished = run_stages(recipe, run_directory, names)
         page = _write_report([run_directory.path], None)
     if not finished:
         say(f"stopped; `hornbook run {run_directory.path}` goes on from here")
@@ -95,11 +106,16 @@ def _show_outcome(recipe: Recipe, run_directory: RunDirectory, page: Path) -> No
         "Try next:",
         f'  hornbook generate {path} "{_prompt(sample)}"',
         f"  hornbook inspect {path}",
-        f"  hornbook run {path} --pretrain.minutes "
-        f"{max(recipe.pretrain.minutes, 1) * 3:g}    # train on",
+        f"  hornbook run {path} {_longer(recipe.pretrain)}    # train on",
         "  hornbook quickstart --text my-text.txt --run runs/mine",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _longer(config: PretrainConfig) -> str:
+    """Options that raise every limit of a run to three times what it is."""
+    limits = {"minutes": config.minutes, "steps": config.steps, "tokens": config.tokens}
+    return " ".join(f"--pretrain.{name} {3 * limit}" for name, limit in limits.items() if limit)
 
 
 def _last_sample(path: Path) -> str:
@@ -127,9 +143,11 @@ def prepare(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
 def stage_verb(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
     """One stage of a run directory."""
     recipe, run_directory = _recipe_and_run(arguments, overrides)
+    run_directory.check_owner(recipe)
+    check_settings(recipe, run_directory, [verb])
     with run_directory.lock():
         run_directory.adopt(recipe)
-        finished = run_stages(recipe, run_directory, [verb])
+        finished = run_stages(recipe, run_directory, [verb], again=arguments.again)
     if not finished:
         say(f"stopped; `hornbook {verb} --run {run_directory.path}` goes on from here")
         return INTERRUPTED
@@ -282,11 +300,12 @@ def recipes(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
     for name, path in built_in_recipes().items():
         values = recipe_as_dict(load_recipe(str(path)))
         sys.stdout.write(f"  {name:<26}{values['description']}\n")
-    sys.stdout.write("\nModel sizes (--model.preset NAME), with their own vocabulary:\n")
+    sys.stdout.write("\nModel sizes (--model.preset NAME); the embedding grows with your tokens:\n")
     for name, config in PRESETS.items():
-        count = parameters(config).total / 1e6
+        count = parameters(config)
         sys.stdout.write(
-            f"  {name:<26}{config.family:<7}{count:>9,.1f}M parameters, {config.layers} layers,"
-            f" width {config.width}, context {config.context}\n"
+            f"  {name:<14}{config.family:<7}{count.blocks / 1e6:>8,.1f}M in blocks +"
+            f"{count.embedding / 1e6:>6,.1f}M embedding at {config.vocabulary:,} tokens,"
+            f" {config.layers} layers, width {config.width}, context {config.context}\n"
         )
     return 0

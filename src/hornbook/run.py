@@ -66,8 +66,8 @@ class RunDirectory:
         """The recipe that the directory was made with."""
         return load_recipe(str(self.recipe_file))
 
-    def adopt(self, recipe: Recipe) -> None:
-        """Make the directory this recipe's, unless it is another one's."""
+    def check_owner(self, recipe: Recipe) -> None:
+        """Refuse a directory that is another recipe's, or no run directory at all."""
         if self.recipe_file.exists():
             owner = self.recipe().name
             if owner != recipe.name:
@@ -82,6 +82,10 @@ class RunDirectory:
                 where=self.path,
                 hint="Choose another one with --run DIR",
             )
+
+    def adopt(self, recipe: Recipe) -> None:
+        """Make the directory this recipe's, unless it is another one's."""
+        self.check_owner(recipe)
         write_recipe(recipe, self.recipe_file)
 
     @contextlib.contextmanager

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from hornbook.tokenizer.tokenizer import Tokenizer
 
 
+SOME_VOCABULARY = 300
+"""Stands for the tokenizer's size while there is no tokenizer: fits any architecture."""
+
+
 @dataclass
 class Result:
     """What a stage hands back: a digest of what it wrote, and what is worth knowing of it."""
@@ -90,8 +94,9 @@ def pretrain_stage(recipe: Recipe, run: RunDirectory) -> Result:
         tokens_folder(recipe, run),
         run.folder("pretrain"),
     )
+    hashes = run.folder("pretrain") / "checkpoints" / outcome.checkpoint / "manifest.json"
     return Result(
-        output=digest([outcome.step, outcome.checkpoint]),
+        output=sha256_of(hashes),
         summary=dataclasses.asdict(outcome),
         outcome="stopped" if outcome.interrupted else "done",
     )
@@ -157,16 +162,51 @@ def tokens_folder(recipe: Recipe, run: RunDirectory) -> Path:
     return own
 
 
-def run_stages(recipe: Recipe, run: RunDirectory, names: Sequence[str]) -> bool:
-    """Run the named stages in order, skipping what is done; False when one was asked to stop."""
+def stages_of(recipe: Recipe) -> list[str]:
+    """The stages that a recipe asks for.
+
+    One that trains on token folders made elsewhere and brings no text has nothing to prepare, and
+    nothing to evaluate on unless it names some.
+    """
+    without: set[str] = set()
+    if recipe.data.sources and not recipe.prepare.inputs:
+        without = {"prepare", "tokenize"} | (set() if recipe.evaluate.text else {"evaluate"})
+    return [name for name in STAGES if name not in without]
+
+
+def check_settings(recipe: Recipe, run: RunDirectory, names: Sequence[str]) -> None:
+    """Refuse what cannot work before anything is written, replaced or trained for hours."""
+    if "pretrain" not in names:
+        return
+    from hornbook.tokenizer.tokenizer import Tokenizer
+    from hornbook.train.pretrain import check_settings as check_pretrain
+
+    tokenizer = tokens_folder(recipe, run) / "tokenizer" / "tokenizer.json"
+    size = Tokenizer.load(tokenizer).size if tokenizer.exists() else SOME_VOCABULARY
+    check_pretrain(recipe.model, recipe.pretrain, size)
+
+
+def run_stages(
+    recipe: Recipe, run: RunDirectory, names: Sequence[str], *, again: bool = False
+) -> bool:
+    """Run the named stages in order; False when one was asked to stop.
+
+    Args:
+        recipe: the settings.
+        run: the directory.
+        names: of the stages.
+        again: run them also where they are done, from nothing.
+    """
     for name in names:
-        record = run_stage(recipe, run, STAGES[name])
+        record = run_stage(recipe, run, STAGES[name], again=again)
         if record.outcome == "stopped":
             return False
     return True
 
 
-def run_stage(recipe: Recipe, run: RunDirectory, stage: Stage) -> StageRecord:
+def run_stage(
+    recipe: Recipe, run: RunDirectory, stage: Stage, *, again: bool = False
+) -> StageRecord:
     """Run one stage unless its settings and inputs are those of a finished one.
 
     A stage with the same fingerprint that is not finished, or whose horizon was raised, goes on in
@@ -178,6 +218,9 @@ def run_stage(recipe: Recipe, run: RunDirectory, stage: Stage) -> StageRecord:
     decisive = [fingerprint_settings(getattr(recipe, name)) for name in stage.sections]
     fingerprint = digest([stage.name, decisive, inputs])
     earlier = run.record(stage.name)
+    if again and earlier:
+        run.retire(stage.name)
+        earlier = None
     if earlier and earlier.fingerprint == fingerprint:
         if earlier.outcome == "done" and earlier.settings == settings:
             say(f"{stage.name}: done already")

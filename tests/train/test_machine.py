@@ -17,7 +17,7 @@ from hornbook.optim.groups import build_optimizer
 from hornbook.train import machine as machines
 from hornbook.train import probe as probes
 from hornbook.train.machine import Machine, asked, device_name, pick_device
-from hornbook.train.objective import NextToken
+from hornbook.train.objective import Forward, NextToken
 from hornbook.train.precision import Precision
 from hornbook.train.probe import Trial, allocate_state, choose_precision, cpu_micro_batch, probe
 
@@ -59,10 +59,12 @@ def test_written_and_read_back(tmp_path: Path) -> None:
 
 
 def test_choices_hold_for_the_same_settings_on_the_same_device() -> None:
-    assert some_machine().answers(replace(PRETRAIN, steps=99))
-    assert not some_machine().answers(replace(PRETRAIN, precision="bf16"))
-    assert not some_machine(device_name="abacus").answers(PRETRAIN)
-    assert not some_machine(device="cuda", device_name="NVIDIA B200").answers(PRETRAIN)
+    assert some_machine().answers(replace(PRETRAIN, steps=99), "cpu")
+    assert not some_machine().answers(replace(PRETRAIN, precision="bf16"), "cpu")
+    assert not some_machine(device_name="abacus").answers(PRETRAIN, "cpu")
+    assert not some_machine(device="cuda", device_name="NVIDIA B200").answers(PRETRAIN, "cpu")
+    # Begun without a GPU, and now there is one.
+    assert not some_machine().answers(PRETRAIN, "cuda")
     other = some_machine(precision="fp32")
     assert other.difference(some_machine()) == "precision fp32 instead of bf16"
     assert other.difference(some_machine(precision="fp32")) is None
@@ -180,3 +182,30 @@ def test_the_micro_batch_is_doubled_while_it_fits_and_gains(
     with pytest.raises(HornbookError, match="one row of 16 tokens does not fit"):
         probes.largest_micro_batch(trial, precision, optimizer)
     assert not optimizer.state
+
+
+@pytest.mark.parametrize("wanted", ["on", "auto"])
+def test_memory_running_out_is_no_reason_not_to_compile(
+    monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    tried: list[int] = []
+
+    def run_out(
+        self: Trial, precision: Precision, rows: int, forward: Forward | None = None
+    ) -> float:
+        tried.append(rows)
+        if rows > fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1.0
+
+    monkeypatch.setattr(Trial, "seconds", run_out)
+    monkeypatch.setattr(probes, "free_memory", lambda device: None)
+    model = Decoder(MODEL)
+    trial = Trial(model, NextToken(), CountingRows().rows(0, 16), CPU)
+    machine = some_machine(device="cuda", micro_batches=[[1, 16]])
+    fitting = 4
+    probes._choose_compile(wanted, machine, trial, Precision("fp32", CPU))
+    assert (tried, machine.micro_batches, machine.compile) == ([16, 8, 4], [[1, 4]], True)
+    fitting = 0
+    with pytest.raises(HornbookError, match="one row of 16 tokens does not fit"):
+        probes._choose_compile(wanted, machine, trial, Precision("fp32", CPU))

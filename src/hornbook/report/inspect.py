@@ -69,7 +69,7 @@ def inspect_run(
         raise HornbookError(
             f"the tokens are another tokenizer's: id {largest} is past its {tokenizer.size}",
             where=tokenizer.path,
-            hint="Run `hornbook tokenize` again",
+            hint="Run `hornbook tokenize --again`",
         )
     shown = [read_row(batch, index, start + index, tokenizer.end_of_text) for index in range(rows)]
     yield _source_table(source)

@@ -49,7 +49,7 @@ def open_folder(folder: Path, split: str, *, verify: bool) -> TokenFolder:
     shards = manifest.split(split)
     if not shards:
         raise HornbookError(
-            f"has no {split} tokens", where=folder, hint="Run `hornbook tokenize` again"
+            f"has no {split} tokens", where=folder, hint="Run `hornbook tokenize --again`"
         )
     manifest.check(folder, shards, verify=verify)
     stream = TokenShards(folder, [shard.name for shard in shards], manifest.dtype)

@@ -17,7 +17,7 @@ from hornbook.tokens.shards import DTYPE_CODES, disk_dtype, index_bytes
 
 FORMAT_VERSION = 1
 NAME = "manifest.json"
-AGAIN = "Run `hornbook tokenize` again"
+AGAIN = "Run `hornbook tokenize --again`"
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def read_lengths(path: Path) -> NDArray[np.int32]:
                 if len(lengths) == documents:
                     return lengths.astype(np.int32, copy=False)
     raise HornbookError(
-        "is not a whole MMIDIDX version 1 index", where=path, hint="Run `hornbook tokenize` again"
+        "is not a whole MMIDIDX version 1 index", where=path, hint="Run `hornbook tokenize --again`"
     )
 
 

@@ -103,6 +103,6 @@ def validation_rows(
         raise HornbookError(
             "is not the tokenizer that made the tokens beside it",
             where=tokenizer.path,
-            hint="Run `hornbook tokenize` again",
+            hint="Run `hornbook tokenize --again`",
         )
     return ValidationRows(opened, tokenizer, sequence_length, max_tokens)

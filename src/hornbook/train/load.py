@@ -49,7 +49,7 @@ def load_model(path: Path, *, step: int | None = None) -> LoadedModel:
     Raises `HornbookError`: nothing there, nothing trained yet, no such step, unknown family, a
     damaged checkpoint, no tokenizer.
     """
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind == "huggingface":
         if step is not None:
             raise HornbookError("has no steps to choose from", where=path, hint="Leave --step out")
@@ -62,7 +62,7 @@ def load_model(path: Path, *, step: int | None = None) -> LoadedModel:
 
 def initial_weights(path: Path) -> Decoder:
     """The model to start training from (`--init`), whatever its tokenizer; in training mode."""
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind == "huggingface":
         return import_directory(path).train()
     checkpoint = _checkpoint_of_run(path, None) if kind == "run" else _checkpoint(path, None)
@@ -79,7 +79,7 @@ def check_same_architecture(config: ModelConfig, decoder: Decoder, where: str | 
     check_same_config(config, decoder.config, where=where, ignore=ignore)
 
 
-def _kind(path: Path) -> Kind:
+def kind_of(path: Path) -> Kind:
     """What lies at `path`."""
     if not path.exists():
         raise HornbookError(

@@ -101,9 +101,13 @@ class Machine:
                 return peak
         return None
 
-    def answers(self, config: PretrainConfig) -> bool:
-        """Whether these choices still hold: same settings, same device, and it is here."""
-        return self.asked == asked(config) and self.device_name == device_name(self.device)
+    def answers(self, config: PretrainConfig, device: str) -> bool:
+        """Whether these choices still hold: same settings, made on the device that is used now.
+
+        With `auto` that may be another one: a GPU that was not there when the run began.
+        """
+        same_device = (self.device, self.device_name) == (device, device_name(device))
+        return same_device and self.asked == asked(config)
 
     def difference(self, earlier: Machine) -> str | None:
         """In words, what is not as in an earlier start; None when all that counts is the same."""

@@ -23,10 +23,12 @@ from hornbook.tokenizer.tokenizer import Tokenizer
 from hornbook.tokens.config import DataConfig
 from hornbook.tokens.loader import open_source
 from hornbook.train.config import PretrainConfig
-from hornbook.train.horizon import rows_per_step
-from hornbook.train.load import check_same_architecture, initial_weights
+from hornbook.train.horizon import check_horizon, rows_per_step
+from hornbook.train.load import check_same_architecture, initial_weights, kind_of
+from hornbook.train.machine import pick_device
 from hornbook.train.objective import NextToken
 from hornbook.train.state import Outcome
+from hornbook.train.stop import target_loss
 from hornbook.train.trainer import Trainer
 from hornbook.train.validation import ValidationLoss
 
@@ -78,6 +80,23 @@ def pretrain(
         prefetch=data.prefetch,
     )  # fmt: skip
     return trainer.fit()
+
+
+def check_settings(model: ModelSettings, config: PretrainConfig, vocabulary: int) -> None:
+    """Refuse settings that cannot work, before an earlier result is moved away for them.
+
+    Args:
+        model: the architecture that is asked for.
+        config: how long, where, from what weights.
+        vocabulary: token ids of the tokenizer, or a guess where there is none yet.
+    """
+    check_horizon(config)
+    target_loss(config.stop_at_loss, None)
+    pick_device(config.device)
+    if config.init is None:
+        resolve(model, vocabulary)
+    else:
+        kind_of(Path(config.init))
 
 
 def starting_model(

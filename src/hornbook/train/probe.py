@@ -174,10 +174,7 @@ def precision_problem(name: PrecisionName, trial: Trial) -> str | None:
         trial.seconds(Precision(name, trial.device), 1)
     except (RuntimeError, FloatingPointError) as error:
         if is_out_of_memory(error):
-            raise HornbookError(
-                f"one row of {trial.batch.inputs.shape[1]:,} tokens does not fit in memory",
-                hint="Take a smaller model (model.preset) or a shorter model.context",
-            ) from error
+            raise _no_row_fits(trial) from error
         return str(error).splitlines()[0]
     return None
 
@@ -239,10 +236,7 @@ def largest_micro_batch(
         free_memory(trial.device)
         torch.cuda.reset_peak_memory_stats()
     if best == 0:
-        raise HornbookError(
-            f"one row of {trial.batch.inputs.shape[1]:,} tokens does not fit in memory",
-            hint="Take a smaller model (model.preset) or a shorter model.context",
-        )
+        raise _no_row_fits(trial)
     return best
 
 
@@ -279,7 +273,9 @@ def _choose_compile(wanted: str, machine: Machine, trial: Trial, precision: Prec
         forward = bind(trial.objective, trial.model, compiled=True)
         start = time.perf_counter()
         try:
-            trial.seconds(precision, machine.micro_batch(1), forward)
+            _try_compiled(forward, machine, trial, precision)
+        except HornbookError:
+            raise
         except Exception as error:  # the compiler's errors have no common class
             problem = (str(error).splitlines() or [type(error).__name__])[0]
             if wanted == "on":
@@ -295,3 +291,37 @@ def _choose_compile(wanted: str, machine: Machine, trial: Trial, precision: Prec
             machine.reasons["compile"] = f"compiled in {time.perf_counter() - start:.0f} s"
             return forward
     return bind(trial.objective, trial.model, compiled=False)
+
+
+def _try_compiled(forward: Forward, machine: Machine, trial: Trial, precision: Precision) -> None:
+    """Run the compiled forward function, with smaller micro-batches until one fits.
+
+    Memory running out says nothing against compiling; the micro-batch asked for is too large.
+    """
+    rows = machine.micro_batch(1)
+    while not _fits(forward, trial, precision, rows):
+        if rows == 1:
+            raise _no_row_fits(trial)
+        rows //= 2
+        free_memory(trial.device)
+        warn(f"out of memory: trying a micro-batch of {rows} rows")
+        machine.reasons["micro_batch"] = "the first half, quarter, ... that fits in memory"
+    machine.micro_batches = [[1, rows]]
+
+
+def _fits(forward: Forward, trial: Trial, precision: Precision, rows: int) -> bool:
+    """Whether a pass over `rows` rows finds the memory it needs."""
+    try:
+        trial.seconds(precision, rows, forward)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def _no_row_fits(trial: Trial) -> HornbookError:
+    return HornbookError(
+        f"one row of {trial.batch.inputs.shape[1]:,} tokens does not fit in memory",
+        hint="Take a smaller model (model.preset) or a shorter model.context",
+    )

@@ -170,7 +170,7 @@ class Trainer:
         earlier = Machine.read(self._folder)
         if earlier is None and stored:
             earlier = Machine.from_json(stored["machine"], self._folder)
-        if earlier is not None and earlier.answers(self._config):
+        if earlier is not None and earlier.answers(self._config, device.type):
             self._machine = dataclasses.replace(earlier, torch=torch.__version__)
             torch.set_num_threads(earlier.threads)
             forward = bind(self._objective, self._model, compiled=earlier.compile)
