@@ -93,19 +93,22 @@ def peer_bits_per_byte(nanogpt: Path, run: Path, ids: dict[str, int]) -> float:
 
 def _document_nats(model: torch.nn.Module, tokens: torch.Tensor, block: int) -> float:
     """Sum of -ln p over all tokens but the first; windows of `block` that move by half of it."""
-    windows, firsts = [], []
+    windows: dict[tuple[int, int], list[torch.Tensor]] = {}
     scored = 1
     while scored < len(tokens):
-        end = min(max(scored + block // 2, block + 1 if scored == 1 else 0), len(tokens))
-        begin = max(0, end - 1 - block)
-        windows.append(tokens[begin:end])
-        firsts.append(scored - begin - 1)
+        end = min(scored + (block if scored == 1 else block // 2), len(tokens))
+        window = tokens[max(0, end - 1 - block) : end]
+        windows.setdefault((len(window), end - scored), []).append(window)
         scored = end
     nats = 0.0
-    for window, first in zip(windows, firsts, strict=True):
-        logits, _ = model(window[None, :-1], targets=window[None, 1:])
-        losses = torch.nn.functional.cross_entropy(logits[0], window[1:], reduction="none")
-        nats += losses[first:].sum().item()
+    for (_, fresh), alike in windows.items():
+        for batch in torch.stack(alike).split(128):
+            targets = batch[:, 1:].contiguous()
+            logits, _ = model(batch[:, :-1].contiguous(), targets=targets)
+            losses = torch.nn.functional.cross_entropy(
+                logits.transpose(1, 2), targets, reduction="none"
+            )
+            nats += losses[:, -fresh:].sum().item()
     return nats
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import textwrap
 import typing
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -65,12 +66,16 @@ def build_parser(verb: Verb) -> ArgumentParser:
 def _formatter() -> type[argparse.HelpFormatter]:
     from jsonargparse import DefaultHelpFormatter
 
-    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Keeps the examples in a description as they are, and fills a screen of 96 columns."""
+    class Formatter(DefaultHelpFormatter):
+        """Fills a screen of 96 columns; indented examples in a description stay as they are."""
 
         def __init__(self, prog: str, **options: Any) -> None:
             options |= {"max_help_position": 34, "width": 96}
             super().__init__(prog, **options)  # type: ignore[no-untyped-call]
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            paragraphs = text.split("\n\n")
+            return "\n\n".join(p if p[:1] == " " else textwrap.fill(p, width) for p in paragraphs)
 
     return Formatter
 

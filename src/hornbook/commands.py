@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from hornbook.recipe import (
 )
 from hornbook.run import RunDirectory
 from hornbook.stages import (
+    STAGES,
     check_settings,
     evaluate_model,
     load_for_generation,
@@ -51,7 +53,9 @@ def quickstart(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> in
     of its first start need not be said again.
     """
     if arguments.text:
-        overrides = merge(overrides, {"prepare": {"inputs": arguments.text}})
+        # The recipe's prompts are Shakespeare's; other text begins as its documents do.
+        own = {"prepare": {"inputs": arguments.text}, "pretrain": {"sample_prompts": []}}
+        overrides = merge(own, overrides)
     run_directory = RunDirectory(Path(arguments.run or "runs/quickstart"))
     begun = run_directory.recipe_file.exists()
     recipe = load_recipe(str(run_directory.recipe_file) if begun else "quickstart", overrides)
@@ -88,6 +92,7 @@ def _show_outcome(recipe: Recipe, run_directory: RunDirectory, page: Path) -> No
     record = run_directory.record("evaluate")
     measured = record.summary if record and record.summary else {}
     sample = _last_sample(path)
+    named = shlex.quote(str(path))
     lines = [
         "",
         f"held-out bits per byte  {measured.get('bits_per_byte', float('nan')):.3f}   "
@@ -104,9 +109,9 @@ def _show_outcome(recipe: Recipe, run_directory: RunDirectory, page: Path) -> No
         f"export        {path / 'export'}   (loads with transformers' from_pretrained)",
         "",
         "Try next:",
-        f'  hornbook generate {path} "{_prompt(sample)}"',
-        f"  hornbook inspect {path}",
-        f"  hornbook run {path} {_longer(recipe.pretrain)}    # train on",
+        f"  hornbook generate {named} {shlex.quote(_prompt(sample))}",
+        f"  hornbook inspect {named}",
+        f"  hornbook run {named} {_longer(recipe.pretrain)}    # train on",
         "  hornbook quickstart --text my-text.txt --run runs/mine",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
@@ -115,7 +120,7 @@ def _show_outcome(recipe: Recipe, run_directory: RunDirectory, page: Path) -> No
 def _longer(config: PretrainConfig) -> str:
     """Options that raise every limit of a run to three times what it is."""
     limits = {"minutes": config.minutes, "steps": config.steps, "tokens": config.tokens}
-    return " ".join(f"--pretrain.{name} {3 * limit}" for name, limit in limits.items() if limit)
+    return " ".join(f"--pretrain.{name} {round(3 * limit, 2)}" for name, limit in limits.items() if limit)
 
 
 def _last_sample(path: Path) -> str:
@@ -128,9 +133,9 @@ def _last_sample(path: Path) -> str:
 
 
 def _prompt(sample: str) -> str:
-    """The first words of a sample, as a prompt that can be typed in quotes."""
+    """The first words of a sample."""
     first_line = next((line for line in sample.splitlines() if line.strip()), "Once")
-    return " ".join(first_line.replace('"', "").split()[:3])
+    return " ".join(first_line.split()[:3])
 
 
 def prepare(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
@@ -142,7 +147,7 @@ def prepare(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
 
 def stage_verb(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
     """One stage of a run directory."""
-    recipe, run_directory = _recipe_and_run(arguments, overrides)
+    recipe, run_directory = _recipe_and_run(verb, arguments, overrides)
     run_directory.check_owner(recipe)
     check_settings(recipe, run_directory, [verb])
     with run_directory.lock():
@@ -155,25 +160,32 @@ def stage_verb(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> in
     return 0
 
 
-def _recipe_and_run(arguments: Namespace, overrides: dict[str, Any]) -> tuple[Recipe, RunDirectory]:
+def _recipe_and_run(
+    verb: str, arguments: Namespace, overrides: dict[str, Any]
+) -> tuple[Recipe, RunDirectory]:
     """The recipe and the run directory that --recipe and --run mean together.
 
     --run alone: the directory's own recipe, or defaults named after a new directory. --recipe
-    alone: runs/NAME. Neither: an error that says so.
+    alone: runs/NAME. Neither: an error that says so. Where the directory has a recipe, --recipe
+    changes only what this stage reads: the others keep the settings that they were done with.
     """
     if arguments.recipe is None and arguments.run is None:
         raise HornbookError(
             "which run?", hint="Give --run DIR, or --recipe NAME (`hornbook recipes` lists them)"
         )
-    run_directory = RunDirectory(Path(arguments.run)) if arguments.run else None
-    if arguments.recipe is not None:
-        recipe = load_recipe(arguments.recipe, overrides)
-    elif run_directory is not None and run_directory.recipe_file.exists():
-        recipe = load_recipe(str(run_directory.recipe_file), overrides)
-    else:
+    if arguments.recipe is None:
+        run_directory = RunDirectory(Path(arguments.run))
+        if run_directory.recipe_file.exists():
+            return load_recipe(str(run_directory.recipe_file), overrides), run_directory
         check_keys(overrides, Recipe, "command line")
-        recipe = build_recipe({"name": Path(arguments.run).name, **overrides}, "command line")
-    return recipe, run_directory or RunDirectory(Path(f"runs/{recipe.name}"))
+        values = {"name": run_directory.path.name, **overrides}
+        return build_recipe(values, "command line"), run_directory
+    recipe = load_recipe(arguments.recipe, overrides)
+    run_directory = RunDirectory(Path(arguments.run or f"runs/{recipe.name}"))
+    if run_directory.recipe_file.exists():
+        own = {name: getattr(recipe, name) for name in ("name", *STAGES[verb].sections)}
+        recipe = dataclasses.replace(run_directory.recipe(), **own)
+    return recipe, run_directory
 
 
 def _recipe_of(source: Path, overrides: dict[str, Any]) -> Recipe:

@@ -23,7 +23,7 @@ from rich.progress import (
 
 def console() -> Console:
     """The console for messages (stderr)."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(message: str) -> None:

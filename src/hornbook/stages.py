@@ -120,15 +120,12 @@ def export_stage(recipe: Recipe, run: RunDirectory) -> Result:
 
 def _input_files(recipe: Recipe) -> dict[str, str]:
     """Size and time of every input file: cheap, and changes whenever a file was written."""
-    found: dict[str, str] = {}
-    for name in recipe.prepare.inputs:
-        path = Path(name)
-        files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
-        for file in files:
-            if file.is_file():
-                stat = file.stat()
-                found[str(file)] = f"{stat.st_size} bytes, {stat.st_mtime_ns}"
-    return found
+    from hornbook.corpus.inputs import find_inputs
+    from hornbook.corpus.prepare import SHAKESPEARE
+
+    named = [name for name in recipe.prepare.inputs if name != SHAKESPEARE]
+    files = [file.path for each in (find_inputs(named) if named else ()) for file in each.files]
+    return {str(path): f"{path.stat().st_size} bytes, {path.stat().st_mtime_ns}" for path in files}
 
 
 def _token_sources(recipe: Recipe) -> dict[str, str]:
@@ -176,6 +173,10 @@ def stages_of(recipe: Recipe) -> list[str]:
 
 def check_settings(recipe: Recipe, run: RunDirectory, names: Sequence[str]) -> None:
     """Refuse what cannot work before anything is written, replaced or trained for hours."""
+    from hornbook.corpus.inputs import find_inputs
+
+    if "prepare" in names and not recipe.prepare.inputs:
+        find_inputs([])
     if "pretrain" not in names:
         return
     from hornbook.tokenizer.tokenizer import Tokenizer
@@ -214,10 +215,18 @@ def run_stage(
     """
     settings = {name: dataclasses.asdict(getattr(recipe, name)) for name in stage.sections}
     settings = json.loads(json.dumps(settings))
-    inputs = {**_outputs_before(recipe, run, stage), **stage.inputs(recipe)}
+    earlier = run.record(stage.name)
+    inputs = _outputs_before(recipe, run, stage)
+    try:
+        inputs |= stage.inputs(recipe)
+    except HornbookError as gone:
+        # A run directory may be taken to another machine without the texts it was made from.
+        if again or not earlier or (earlier.outcome, earlier.settings) != ("done", settings):
+            raise
+        say(f"{stage.name}: done already (its input is not here any more: {gone.where})")
+        return earlier
     decisive = [fingerprint_settings(getattr(recipe, name)) for name in stage.sections]
     fingerprint = digest([stage.name, decisive, inputs])
-    earlier = run.record(stage.name)
     if again and earlier:
         run.retire(stage.name)
         earlier = None
@@ -273,6 +282,14 @@ def _outputs_before(recipe: Recipe, run: RunDirectory, stage: Stage) -> dict[str
                 where=run.path,
                 hint=f"Run `hornbook {name} --run {run.path}` first",
             )
+        for source in STAGES[name].after:
+            its = run.record(source)
+            if its and before.inputs.get(source, its.output) != its.output:
+                raise HornbookError(
+                    f"{source} has changed since {name} was done",
+                    where=run.path,
+                    hint=f"Run `hornbook {name} --run {run.path}` first",
+                )
         outputs[name] = before.output
     return outputs
 

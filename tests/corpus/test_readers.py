@@ -61,6 +61,16 @@ def test_folder_is_read_in_sorted_order_without_hidden_files(tmp_path: Path) -> 
     assert documents[2].meta == {"file": "b/one.txt"} and documents[2].title == "one"
 
 
+def test_run_directories_in_a_folder_are_passed_over(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine"
+    write_documents([Document("what an earlier run wrote")], run / "prepare" / "train")
+    (run / "recipe.yaml").touch()
+    (run / ".lock").touch()
+    (tmp_path / "book.txt").write_text("a book")
+    assert [d.text for d in read(tmp_path)] == ["a book"]
+    assert [d.text for d in read(run / "prepare" / "train")] == ["what an earlier run wrote"]
+
+
 @pytest.mark.parametrize("wrap", ["", ".gz", ".zst"])
 def test_jsonl_keeps_where_it_is_from(tmp_path: Path, wrap: str) -> None:
     rows = [

@@ -12,7 +12,8 @@ class PrepareConfig:
 
     inputs: list[str] = field(default_factory=list)
     """Files or folders to read (.txt .md .jsonl .parquet .zip, also .gz and .zst), or the name of a
-    built-in source: `shakespeare`. Archives are recognised by content, whatever their name."""
+    built-in source: `shakespeare`. Archives are recognised by content, whatever their name. Hidden
+    files and run directories inside a folder are passed over."""
 
     text_column: str | None = None
     """Column or key that holds the text in .jsonl and .parquet; found by itself when there is one

@@ -44,7 +44,10 @@ class Input:
 
 
 def find_inputs(inputs: Sequence[str | Path]) -> list[Input]:
-    """List the files of each input; hidden ones (`.git`, `.DS_Store` ...) are passed over.
+    """List the files of each input.
+
+    Inside a folder, hidden files (`.git`, `.DS_Store` ...) and run directories are passed over: a
+    run must not read what an earlier one wrote.
 
     Raises:
         HornbookError: nothing was named, or a path is missing or unreadable.
@@ -70,7 +73,9 @@ def _find(path: Path) -> Input:
 def _files_below(folder: Path) -> list[InputFile]:
     found = []
     for parent, folders, names in os.walk(folder, onerror=_unreadable):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
+        folders[:] = [
+            name for name in folders if not _is_hidden(name) and not _is_run(Path(parent, name))
+        ]
         for name in names:
             path = Path(parent, name)
             if path.is_file() and not _is_hidden(name):
@@ -81,6 +86,10 @@ def _files_below(folder: Path) -> list[InputFile]:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.endswith(TEMPORARY)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "recipe.yaml").exists() and (folder / ".lock").exists()
 
 
 def _unreadable(error: OSError) -> None:
