@@ -61,11 +61,11 @@ def broken(name: str, content: bytes) -> Callable[[Path], Path]:
     ("make", "problem"),
     [
         (empty_folder, "there is no text in here"),
-        (lambda folder: folder / "absent.txt", "absent.txt"),
+        (lambda folder: folder / "absent.txt", "absent.txt: no such file"),
         (write_bytes(b"caf\xe9 " * 500), "UTF-8"),
-        (broken("texts.zip", b"PK\x03\x04 and then nothing of the kind" * 9), "zip"),
-        (broken("texts.parquet", b"PAR1 and then nothing of the kind"), "parquet"),
-        (write_bytes(b""), "empty"),
+        (broken("texts.zip", b"PK\x03\x04 and then nothing of the kind" * 9), "not a readable zip"),
+        (broken("texts.parquet", b"PAR1 and then nothing of the kind"), "not a readable parquet"),
+        (write_bytes(b""), "is empty (0 bytes)"),
         (write_bytes(b"Too short to hold any out.\n"), "too little to hold any out"),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_vocabulary_larger_than_the_data_allows(
     capsys: pytest.CaptureFixture[str], run: Path
 ) -> None:
     line = refused(capsys, "tokenize", "--run", str(run), "--tokenize.vocabulary", "60000")
-    assert "vocabulary" in line
+    assert "allows a vocabulary of only" in line
 
 
 def test_a_context_longer_than_the_data(capsys: pytest.CaptureFixture[str], run: Path) -> None:

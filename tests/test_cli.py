@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from hornbook.cli import VERBS, main
+from hornbook.commands import _show_outcome
+from hornbook.recipe import Recipe, load_recipe
+from hornbook.run import RunDirectory
 
 
 def run_main(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -45,6 +51,15 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], verb:
         assert f"--{section}." in out
 
 
+def test_the_help_of_quickstart_shows_its_own_defaults(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, out, _ = run_main(capsys, "quickstart", "--help")
+    assert "default: llama-1m" in out
+    assert "default: 3" in " ".join(out.partition("--pretrain.minutes MINUTES")[2].split())[:200]
+    assert all(len(line) <= 96 for line in out.splitlines())
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -55,13 +70,16 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], verb:
         (["pretrain", "extra"], "unexpected argument 'extra'"),
         (["pretrain"], "which run? Give --run DIR"),
         (["run"], "recipe"),
+        (["run", "gpt2-124m"], "nothing was named to read"),
+        (["pretrain", "--feed", "x"], "unknown option --feed"),
         (["run", "quickstrat"], "Did you mean 'quickstart'?"),
         (["recipes", "quickstrat"], "Did you mean 'quickstart'?"),
         (["generate", "nowhere"], "nowhere"),
+        (["generate", "nowhere", "--device", "gpu"], "device: expected one of"),
         (["evaluate", "nowhere"], "nowhere"),
         (["export", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
-        (["inspect", "nowhere"], "nowhere"),
+        (["inspect", "nowhere"], "nowhere: is no run directory"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(
@@ -73,6 +91,23 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert problem in err
     assert err.startswith("error: ")
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_file_where_a_folder_is_needed_and_the_other_way_round(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run, file = tmp_path / "run", tmp_path / "file.txt"
+    RunDirectory(run).adopt(Recipe())
+    file.write_text("text")
+    for words in (
+        ["prepare", str(file), "--run", str(file)],
+        ["prepare", str(file), "--run", str(file / "run")],
+        ["report", str(run), "--out", str(run)],
+        ["report", str(run), "--out", str(file / "page.html")],
+    ):
+        code, _, err = run_main(capsys, *words)
+        assert code == 2, err
+        assert "Choose another name" in err
 
 
 def test_dashes_and_underscores_are_the_same(
@@ -98,6 +133,31 @@ def test_our_own_mistakes_exit_with_1(
         main(["recipes", "--debug"])
 
 
+PRINTS = "import sys; from hornbook import cli; cli._dispatch = lambda words: print({!r}) or 0;"
+LEAVES = "sys.exit(cli.main(['x']))"
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRINTS.format("held back until the exit") + LEAVES],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+
+
+def test_text_that_the_terminal_cannot_show_is_no_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PRINTS.format("東京 ok") + LEAVES],
+        capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "?? ok\n")
+
+
 def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run_main(capsys, "recipes")
     assert code == 0
@@ -106,3 +166,73 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
     code, out, _ = run_main(capsys, "recipes", "quickstart")
     assert code == 0
     assert out.startswith("name: quickstart")
+
+
+def recipes_of_runs(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
+    """The recipes that commands would run from now on; no stage is run."""
+    seen: list[Recipe] = []
+
+    def note(recipe: Recipe, *_: object, **__: object) -> bool:
+        seen.append(recipe)
+        return False
+
+    monkeypatch.setattr("hornbook.commands.run_stages", note)
+    monkeypatch.setattr("hornbook.commands._write_report", lambda *_: None)
+    return seen
+
+
+def test_quickstart_on_own_text_has_no_prompts_of_shakespeares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = recipes_of_runs(monkeypatch)
+    main(["quickstart", "--text", "a.txt", "b.txt", "--run", str(tmp_path / "own")])
+    assert seen[0].prepare.inputs == ["a.txt", "b.txt"]
+    assert seen[0].pretrain.sample_prompts == []
+    main(["quickstart", "--run", str(tmp_path / "plays")])
+    assert seen[1].prepare.inputs == ["shakespeare"]
+    assert seen[1].pretrain.sample_prompts
+
+
+def test_a_built_in_recipe_is_not_taken_for_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`hornbook run quickstart` inside runs/, where an earlier run of that name is."""
+    monkeypatch.chdir(tmp_path)
+    seen = recipes_of_runs(monkeypatch)
+    main(["quickstart", "--text", "mine.txt", "--run", "quickstart"])
+    before = Path("quickstart/recipe.yaml").read_text()
+    main(["run", "quickstart"])
+    assert Path("quickstart/recipe.yaml").read_text() == before
+    assert Path("runs/quickstart/recipe.yaml").is_file()
+    main(["run", "./quickstart"])
+    assert [recipe.prepare.inputs for recipe in seen] == [
+        ["mine.txt"],
+        ["shakespeare"],
+        ["mine.txt"],
+    ]
+
+
+def test_a_stage_with_a_recipe_keeps_what_the_other_stages_were_done_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = recipes_of_runs(monkeypatch)
+    where = ["--recipe", "qwen3-15m", "--run", str(tmp_path / "run")]
+    main(["prepare", "a.txt", *where])
+    main(["tokenize", *where, "--tokenize.vocabulary", "999"])
+    main(["pretrain", *where, "--pretrain.steps", "5"])
+    assert seen[-1].prepare.inputs == ["a.txt"]
+    assert seen[-1].tokenize.vocabulary == 999
+    assert seen[-1].pretrain.steps == 5
+    assert seen[-1].model.preset == "qwen3-15m"
+    assert load_recipe(str(tmp_path / "run")) == seen[-1]
+
+
+def test_what_to_try_next_can_be_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "my run"
+    (run / "pretrain").mkdir(parents=True)
+    sample = {"prompt": "", "text": 'say `x`$PATH, "he" said'}
+    (run / "pretrain" / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    _show_outcome(load_recipe("quickstart"), RunDirectory(run), run / "report.html")
+    shown = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in shown if line.startswith("  hornbook generate"))
+    assert shlex.split(line)[2:] == [str(run), 'say `x`$PATH, "he"']

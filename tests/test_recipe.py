@@ -60,6 +60,13 @@ def test_overrides_win_and_lists_are_replaced(tmp_path: Path) -> None:
     assert (recipe.pretrain.steps, recipe.pretrain.tokens) == (9, 7)
 
 
+def test_a_section_with_nothing_in_it_is_one_left_out(tmp_path: Path) -> None:
+    path = recipe_file(tmp_path, "pretrain:\n  # steps: 5\ntokenize: {vocabulary: 512}")
+    recipe = load_recipe(path, {"pretrain": {"tokens": 7}})
+    assert (recipe.pretrain.tokens, recipe.tokenize.vocabulary) == (7, 512)
+    assert load_recipe(path).pretrain == Recipe().pretrain
+
+
 @pytest.mark.parametrize("name", sorted(built_in_recipes()))
 def test_built_in_recipes_load_and_come_back_from_yaml(tmp_path: Path, name: str) -> None:
     recipe = load_recipe(name)

@@ -15,7 +15,7 @@ import pytest
 from hornbook import stages
 from hornbook.errors import HornbookError
 from hornbook.files import read_json
-from hornbook.recipe import Recipe
+from hornbook.recipe import Recipe, build_recipe
 from hornbook.run import RETIRED, RunDirectory
 from hornbook.stages import Result, run_stages, stages_of
 from hornbook.tokens.config import SourceConfig
@@ -121,9 +121,7 @@ def test_input_files_are_part_of_the_fingerprint(tmp_path: Path, calls: list[str
     assert calls == ["prepare", "prepare"]
 
 
-def test_inputs_that_are_gone_leave_what_was_made_of_them(
-    tmp_path: Path, calls: list[str]
-) -> None:
+def test_inputs_that_are_gone_leave_what_was_made_of_them(tmp_path: Path, calls: list[str]) -> None:
     text = tmp_path / "text.txt"
     text.write_text("one")
     recipe = Recipe()
@@ -137,6 +135,32 @@ def test_inputs_that_are_gone_leave_what_was_made_of_them(
     with pytest.raises(HornbookError, match=r"text\.txt: no such file"):
         run_stages(recipe, run, ["prepare"])
     assert (run.folder("prepare") / "result").exists(), "what cannot be made again stays"
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        ("tokenize", {"tokenize": {"kind": "file", "file": "other.txt"}}),
+        ("evaluate", {"evaluate": {"text": "other.txt"}}),
+    ],
+)
+def test_other_files_that_are_read_are_part_of_the_fingerprint(
+    tmp_path: Path,
+    calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    settings: dict[str, Any],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.txt").write_text("one")
+    recipe = build_recipe(settings, "test")
+    run = RunDirectory(tmp_path / "run")
+    run_stages(recipe, run, NAMES)
+    run_stages(recipe, run, NAMES)
+    assert calls == NAMES
+    (tmp_path / "other.txt").write_text("another")
+    run_stages(recipe, run, NAMES)
+    assert calls[len(NAMES)] == stage
 
 
 def test_hidden_files_and_the_home_folder_in_inputs(
@@ -204,6 +228,22 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.doc").write_text("precious")
     with pytest.raises(HornbookError, match="is not a run directory"):
         RunDirectory(tmp_path).adopt(Recipe())
+
+
+def test_a_directory_whose_first_file_was_half_written_is_taken_up(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml.tmp").write_text("name: fir")
+    RunDirectory(tmp_path).adopt(Recipe(name="first"))
+    assert RunDirectory(tmp_path).recipe().name == "first"
+
+
+def test_what_was_retired_in_the_same_second_stays_too(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    for number in range(3):
+        run.folder("prepare").mkdir(parents=True)
+        (run.folder("prepare") / "result").write_text(str(number))
+        run.retire("prepare")
+    kept = {path.read_text() for path in (run.path / RETIRED).glob("*/result")}
+    assert kept == {"0", "1", "2"}
 
 
 def _hold_lock(path: str, ready: Any, leave: Any) -> None:

@@ -15,7 +15,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hornbook.errors import HornbookError
-from hornbook.recipe import SECTIONS, recipe_parser, type_problem
+from hornbook.recipe import (
+    SECTIONS,
+    built_in_recipes,
+    find_recipe,
+    read_recipe,
+    recipe_parser,
+    type_problem,
+)
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -24,6 +31,9 @@ if TYPE_CHECKING:
 
 SHORTHANDS = {"--init": "--pretrain.init"}
 """Short spellings of settings that people reach for first."""
+
+DEFAULTS = "What the recipe or the run directory says wins over the defaults shown here."
+"""The last line of the help of a verb that takes settings."""
 
 
 def parse(verb: Verb, words: Sequence[str]) -> tuple[Namespace, dict[str, Any]]:
@@ -56,10 +66,20 @@ def build_parser(verb: Verb) -> ArgumentParser:
         description=verb.description,
         formatter_class=_formatter(),
         usage=argparse.SUPPRESS,
+        epilog=DEFAULTS if verb.sections else None,
     )
     verb.arguments(parser)
     for section in verb.sections:
         parser.add_class_arguments(SECTIONS[section], section)
+    if verb.name in built_in_recipes():
+        values = read_recipe(find_recipe(verb.name))
+        parser.set_defaults(
+            {
+                f"{section}.{name}": value
+                for section in verb.sections
+                for name, value in values.get(section, {}).items()
+            }
+        )
     return parser
 
 

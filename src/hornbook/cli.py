@@ -7,10 +7,12 @@ each verb imports its room only when it runs.
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hornbook.errors import HornbookError, nearest
 
@@ -32,21 +34,23 @@ class Verb:
     """Function of `hornbook.commands` that does it: (parsed, overrides) -> exit code."""
 
 
+def _option(parser: Any, name: str, metavar: str, help: str) -> None:
+    parser.add_argument(name, type=str | None, default=None, metavar=metavar, help=help)
+
+
+def _run_directory(parser: Any) -> None:
+    _option(parser, "--run", "DIR", "run directory; default runs/NAME, after the recipe's name")
+
+
+def _model(parser: Any) -> None:
+    kinds = "a run, a checkpoint, or a Hugging Face directory"
+    parser.add_argument("model", type=str, metavar="MODEL", help=kinds)
+
+
 def _run_and_recipe(parser: Any) -> None:
-    parser.add_argument(
-        "--run",
-        type=str | None,
-        default=None,
-        metavar="DIR",
-        help="run directory; default runs/NAME, after the recipe's name",
-    )
-    parser.add_argument(
-        "--recipe",
-        type=str | None,
-        default=None,
-        metavar="NAME|FILE",
-        help="built-in recipe or YAML file; default: the run directory's own recipe",
-    )
+    _run_directory(parser)
+    recipe = "built-in recipe or YAML file; default: the run directory's own recipe"
+    _option(parser, "--recipe", "NAME|FILE", recipe)
     parser.add_argument(
         "--again",
         action="store_true",
@@ -63,13 +67,7 @@ def _quickstart(parser: Any) -> None:
         metavar="PATH",
         help="your own .txt, .md, .jsonl, .parquet or .zip files or folders instead of Shakespeare",
     )
-    parser.add_argument(
-        "--run",
-        type=str | None,
-        default=None,
-        metavar="DIR",
-        help="run directory; default runs/quickstart",
-    )
+    _option(parser, "--run", "DIR", "run directory; default runs/quickstart")
 
 
 def _run(parser: Any) -> None:
@@ -79,13 +77,7 @@ def _run(parser: Any) -> None:
         metavar="NAME|FILE|RUN",
         help="built-in recipe, YAML file, or a run directory to go on with",
     )
-    parser.add_argument(
-        "--run",
-        type=str | None,
-        default=None,
-        metavar="DIR",
-        help="run directory; default runs/NAME, after the recipe's name",
-    )
+    _run_directory(parser)
 
 
 def _prepare(parser: Any) -> None:
@@ -101,9 +93,7 @@ def _prepare(parser: Any) -> None:
 
 
 def _generate(parser: Any) -> None:
-    parser.add_argument(
-        "model", type=str, metavar="MODEL", help="a run, a checkpoint, or a Hugging Face directory"
-    )
+    _model(parser)
     parser.add_argument(
         "prompts",
         type=str,
@@ -112,20 +102,18 @@ def _generate(parser: Any) -> None:
         default=[],
         help="text to go on from; default: the beginning of a document",
     )
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument(
+        "--device",
+        type=Literal["auto", "cpu", "cuda", "mps"],
+        default="auto",
+        help="where to generate; `auto` takes the fastest that works",
+    )
 
 
 def _evaluate(parser: Any) -> None:
-    parser.add_argument(
-        "model", type=str, metavar="MODEL", help="a run, a checkpoint, or a Hugging Face directory"
-    )
-    parser.add_argument(
-        "--out",
-        type=str | None,
-        default=None,
-        metavar="DIR",
-        help="folder for evals.jsonl; default: the run's evaluate/, else none",
-    )
+    _model(parser)
+    out = "folder for evals.jsonl; default: the run's evaluate/, else none"
+    _option(parser, "--out", "DIR", out)
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
@@ -137,26 +125,13 @@ def _report(parser: Any) -> None:
         metavar="RUN",
         help="one run directory, or several to lay over each other",
     )
-    parser.add_argument(
-        "--out",
-        type=str | None,
-        default=None,
-        metavar="FILE",
-        help="the page; default RUN/report.html, or comparison.html for several",
-    )
+    page = "the page; default RUN/report.html, or comparison.html for several"
+    _option(parser, "--out", "FILE", page)
 
 
 def _export(parser: Any) -> None:
-    parser.add_argument(
-        "model", type=str, metavar="MODEL", help="a run, a checkpoint, or a Hugging Face directory"
-    )
-    parser.add_argument(
-        "--out",
-        type=str | None,
-        default=None,
-        metavar="DIR",
-        help="folder to write; default RUN/export",
-    )
+    _model(parser)
+    _option(parser, "--out", "DIR", "folder to write; default MODEL/export")
 
 
 def _inspect(parser: Any) -> None:
@@ -180,6 +155,10 @@ def _recipes(parser: Any) -> None:
     )
 
 
+EVERY_SECTION = (
+    "prepare", "tokenize", "model", "data", "optimizer", "pretrain", "generate", "evaluate",
+)  # fmt: skip
+
 VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
@@ -192,16 +171,7 @@ VERBS: dict[str, Verb] = {
             "  hornbook quickstart\n"
             "  hornbook quickstart --text my-novel.txt --run runs/novel\n"
             "  hornbook quickstart --pretrain.minutes 20",
-            (
-                "prepare",
-                "tokenize",
-                "model",
-                "data",
-                "optimizer",
-                "pretrain",
-                "generate",
-                "evaluate",
-            ),
+            EVERY_SECTION,
             _quickstart,
             "quickstart",
         ),
@@ -214,16 +184,7 @@ VERBS: dict[str, Verb] = {
             "  hornbook run quickstart\n"
             "  hornbook run my-recipe.yaml --run runs/second --pretrain.steps 2000\n"
             "  hornbook run runs/second --pretrain.steps 4000",
-            (
-                "prepare",
-                "tokenize",
-                "model",
-                "data",
-                "optimizer",
-                "pretrain",
-                "generate",
-                "evaluate",
-            ),
+            EVERY_SECTION,
             _run,
             "run",
         ),
@@ -344,8 +305,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Text of any script goes to a terminal or pipe of any encoding.
+            stream.reconfigure(errors="replace")
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
     except HornbookError as error:
         if debug:
             raise
@@ -355,8 +322,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output (head, less) left; nothing is wrong.
-        sys.stderr.close()
+        # The reader of our output (head, less) left; nothing is wrong. What is still held back is
+        # not to be written at the exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if debug:

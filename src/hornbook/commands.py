@@ -64,10 +64,9 @@ def quickstart(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> in
 
 def run(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
     """Every stage of a recipe; a run directory in the recipe's place goes on with that run."""
-    source = Path(arguments.recipe)
     recipe = load_recipe(arguments.recipe, overrides)
-    is_run = (source / "recipe.yaml").is_file()
-    folder = arguments.run or (str(source) if is_run else f"runs/{recipe.name}")
+    is_run = find_recipe(arguments.recipe) == Path(arguments.recipe) / "recipe.yaml"
+    folder = arguments.run or (arguments.recipe if is_run else f"runs/{recipe.name}")
     return _run_whole_road(recipe, RunDirectory(Path(folder)))
 
 
@@ -89,15 +88,11 @@ def _run_whole_road(recipe: Recipe, run_directory: RunDirectory) -> int:
 def _show_outcome(recipe: Recipe, run_directory: RunDirectory, page: Path) -> None:
     """Where things are, how good the model is, a sample of it, and what to try next."""
     path = run_directory.path
-    record = run_directory.record("evaluate")
-    measured = record.summary if record and record.summary else {}
     sample = _last_sample(path)
     named = shlex.quote(str(path))
     lines = [
         "",
-        f"held-out bits per byte  {measured.get('bits_per_byte', float('nan')):.3f}   "
-        f"(loss {measured.get('loss', float('nan')):.3f} nats a token, "
-        f"perplexity {measured.get('perplexity', float('nan')):.1f})",
+        _measured(run_directory),
         "",
         *(
             ["A sample:", "", *("  | " + line for line in sample.splitlines()), ""]
@@ -117,10 +112,24 @@ def _show_outcome(recipe: Recipe, run_directory: RunDirectory, page: Path) -> No
     sys.stdout.write("\n".join(lines) + "\n")
 
 
+def _measured(run_directory: RunDirectory) -> str:
+    """How good the model is, in a line."""
+    record = run_directory.record("evaluate")
+    if record is None or not record.summary:
+        return "not evaluated: the recipe names no held-out text (evaluate.text)"
+    numbers = record.summary
+    return (
+        f"held-out bits per byte  {numbers['bits_per_byte']:.3f}   (loss {numbers['loss']:.3f}"
+        f" nats a token, perplexity {numbers['perplexity']:.1f})"
+    )
+
+
 def _longer(config: PretrainConfig) -> str:
     """Options that raise every limit of a run to three times what it is."""
     limits = {"minutes": config.minutes, "steps": config.steps, "tokens": config.tokens}
-    return " ".join(f"--pretrain.{name} {round(3 * limit, 2)}" for name, limit in limits.items() if limit)
+    return " ".join(
+        f"--pretrain.{name} {round(3 * limit, 2)}" for name, limit in limits.items() if limit
+    )
 
 
 def _last_sample(path: Path) -> str:
@@ -178,7 +187,7 @@ def _recipe_and_run(
         if run_directory.recipe_file.exists():
             return load_recipe(str(run_directory.recipe_file), overrides), run_directory
         check_keys(overrides, Recipe, "command line")
-        values = {"name": run_directory.path.name, **overrides}
+        values = {"name": run_directory.path.resolve().name, **overrides}
         return build_recipe(values, "command line"), run_directory
     recipe = load_recipe(arguments.recipe, overrides)
     run_directory = RunDirectory(Path(arguments.run or f"runs/{recipe.name}"))
@@ -232,6 +241,8 @@ def evaluate(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
         sys.stdout.write(json.dumps(record) + "\n")
         return 0
     for key, value in record.items():
+        if value is None:
+            continue
         shown = f"{value:,.4f}" if isinstance(value, float) else value
         sys.stdout.write(f"{key:<16}{shown}\n")
     return 0
@@ -273,7 +284,13 @@ def inspect(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
     from hornbook.train.horizon import rows_per_step
 
     run_directory = RunDirectory(Path(arguments.run))
-    recipe = load_recipe(str(find_recipe(arguments.run)), overrides)
+    if not run_directory.recipe_file.is_file():
+        raise HornbookError(
+            "is no run directory (no recipe.yaml in it)",
+            where=run_directory.path,
+            hint="`hornbook inspect` takes folders such as runs/quickstart",
+        )
+    recipe = load_recipe(str(run_directory.recipe_file), overrides)
     tokens = tokens_folder(recipe, run_directory)
     tokenizer = Tokenizer.load(tokens / "tokenizer")
     length = recipe.data.sequence_length or resolve(recipe.model, tokenizer.size).context

@@ -81,19 +81,26 @@ def shard_paths(folder: Path) -> list[Path]:
 def read_documents(folder: Path) -> Iterator[Document]:
     """Stream the documents of a folder of shards, a row group in memory at a time."""
     for path in shard_paths(folder):
-        try:
-            shard = pq.ParquetFile(path)
+        with open_shard(path) as shard:
             for batch in shard.iter_batches(batch_size=256):
                 for row in batch.to_pylist():
                     meta = row.pop("meta")
                     known = {key: value or "" for key, value in row.items()}
                     yield Document(**known, meta=json.loads(meta) if meta else {})
-        except pa.ArrowException as error:
-            raise HornbookError(
-                f"is not a readable document shard ({error})",
-                where=path,
-                hint="Run the stage that wrote it again",
-            ) from error
+
+
+@contextlib.contextmanager
+def open_shard(path: Path) -> Iterator[pq.ParquetFile]:
+    """A document shard, opened; a damaged one is named, also when that shows only in reading."""
+    try:
+        with pq.ParquetFile(path) as shard:
+            yield shard
+    except (pa.ArrowException, OSError) as error:  # damaged pages are an OSError of Arrow's
+        raise HornbookError(
+            f"is not a readable document shard ({error})",
+            where=path,
+            hint="Run the stage that wrote it again",
+        ) from error
 
 
 def write_documents(

@@ -27,6 +27,21 @@ class HornbookError(Exception):
         super().__init__(message if hint is None else f"{message}{stop} {hint}")
 
 
+def check_limits(settings: object, section: str, limits: Iterable[tuple[str, bool, str]]) -> None:
+    """Refuse settings that have no meaning.
+
+    Args:
+        settings: the fields of one section of the recipe.
+        section: its name.
+        limits: of each field its name, whether its value is right, and what it must be.
+    """
+    for name, right, wanted in limits:
+        if not right:
+            raise HornbookError(
+                f"must be {wanted}, not {getattr(settings, name)}", where=f"{section}.{name}"
+            )
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the known word nearest to `name`, or lists them all when none is near."""
     choices = sorted(known)

@@ -23,7 +23,7 @@ TEMPORARY = ".tmp"
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or missing permission met while writing `path` into a `HornbookError`."""
+    """Turn what a disk or its owner refuses while `path` is written into a `HornbookError`."""
     try:
         yield
     except OSError as error:
@@ -38,6 +38,13 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "cannot write here (read-only, or not yours)",
                 where=path,
                 hint="Choose another run directory with --run DIR, or change its permissions",
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
+            raise HornbookError(
+                f"cannot be written ({error.strerror})",
+                where=path,
+                hint="Choose another name: is there a file where a folder is needed, or a folder "
+                "where a file is?",
             ) from error
         raise
 

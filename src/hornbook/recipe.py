@@ -87,7 +87,7 @@ def find_recipe(name_or_path: str) -> Path:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; keys are checked, values not yet."""
+    """The mapping in a YAML file, empty sections left out; keys are checked, values not yet."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -98,7 +98,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise HornbookError("a recipe is a mapping of sections", where=path)
     check_keys(values, Recipe, str(path))
-    return values
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def check_keys(values: Mapping[str, Any], kind: type[Any], where: str) -> None:
@@ -180,7 +180,8 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, Any] | None = None) -
     """Read a built-in or own recipe and put `overrides` (nested mapping) on top."""
     path = find_recipe(name_or_path)
     values = read_recipe(path)
-    values.setdefault("name", path.stem if path.name != "recipe.yaml" else path.parent.name)
+    is_run = path.name == "recipe.yaml"
+    values.setdefault("name", path.resolve().parent.name if is_run else path.stem)
     if overrides:
         check_keys(overrides, Recipe, "command line")
         values = merge(values, overrides)

@@ -19,7 +19,7 @@ from typing import Any
 
 from hornbook import __version__
 from hornbook.errors import HornbookError
-from hornbook.files import disk_errors, read_json, write_json
+from hornbook.files import TEMPORARY, disk_errors, read_json, write_json
 from hornbook.progress import say
 from hornbook.recipe import Recipe, load_recipe, write_recipe
 
@@ -76,7 +76,9 @@ class RunDirectory:
                     where=self.path,
                     hint="Choose another one with --run DIR",
                 )
-        elif self.path.is_dir() and any(child.name != ".lock" for child in self.path.iterdir()):
+        elif self.path.is_dir() and any(
+            child.name != ".lock" and child.suffix != TEMPORARY for child in self.path.iterdir()
+        ):
             raise HornbookError(
                 "this folder has files in it and is not a run directory",
                 where=self.path,
@@ -139,6 +141,8 @@ class RunDirectory:
             return
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         target = self.path / RETIRED / f"{stage}-{stamp}"
+        while target.exists():  # twice in one second
+            target = target.with_name(f"{target.name}-again")
         with disk_errors(target):
             target.parent.mkdir(exist_ok=True)
             os.replace(folder, target)

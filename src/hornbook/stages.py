@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hornbook.errors import HornbookError, nearest
+from hornbook.errors import HornbookError
 from hornbook.files import sha256_of
 from hornbook.progress import say
 from hornbook.recipe import Recipe, fingerprint_settings
@@ -76,7 +76,7 @@ def tokenize_stage(recipe: Recipe, run: RunDirectory) -> Result:
 
 
 def pretrain_stage(recipe: Recipe, run: RunDirectory) -> Result:
-    """Train the model; goes on from the newest good checkpoint."""
+    """Train the model, from the newest good checkpoint where there is one."""
     from hornbook.train.pretrain import pretrain
 
     record = run.record("pretrain")
@@ -119,11 +119,26 @@ def export_stage(recipe: Recipe, run: RunDirectory) -> Result:
 
 
 def _input_files(recipe: Recipe) -> dict[str, str]:
-    """Size and time of every input file: cheap, and changes whenever a file was written."""
-    from hornbook.corpus.inputs import find_inputs
     from hornbook.corpus.prepare import SHAKESPEARE
 
-    named = [name for name in recipe.prepare.inputs if name != SHAKESPEARE]
+    return _file_states([name for name in recipe.prepare.inputs if name != SHAKESPEARE])
+
+
+def _tokenizer_file(recipe: Recipe) -> dict[str, str]:
+    if recipe.tokenize.kind != "file" or not recipe.tokenize.file:
+        return {}
+    path = Path(recipe.tokenize.file).expanduser()
+    return _file_states([path / "tokenizer.json" if path.is_dir() else path])
+
+
+def _evaluation_text(recipe: Recipe) -> dict[str, str]:
+    return _file_states([recipe.evaluate.text] if recipe.evaluate.text else [])
+
+
+def _file_states(named: Sequence[str | Path]) -> dict[str, str]:
+    """Size and time of every file: cheap, and changes whenever a file was written."""
+    from hornbook.corpus.inputs import find_inputs
+
     files = [file.path for each in (find_inputs(named) if named else ()) for file in each.files]
     return {str(path): f"{path.stat().st_size} bytes, {path.stat().st_mtime_ns}" for path in files}
 
@@ -137,7 +152,7 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("prepare", (), ("prepare",), prepare_stage, _input_files),
-        Stage("tokenize", ("prepare",), ("tokenize",), tokenize_stage),
+        Stage("tokenize", ("prepare",), ("tokenize",), tokenize_stage, _tokenizer_file),
         Stage(
             "pretrain",
             ("tokenize",),
@@ -145,7 +160,14 @@ STAGES: dict[str, Stage] = {
             pretrain_stage,
             _token_sources,
         ),
-        Stage("evaluate", ("prepare", "pretrain"), ("evaluate",), evaluate_stage, retires=False),
+        Stage(
+            "evaluate",
+            ("prepare", "pretrain"),
+            ("evaluate",),
+            evaluate_stage,
+            _evaluation_text,
+            retires=False,
+        ),
         Stage("export", ("pretrain",), (), export_stage, retires=False),
     )
 }
@@ -176,7 +198,7 @@ def check_settings(recipe: Recipe, run: RunDirectory, names: Sequence[str]) -> N
     from hornbook.corpus.inputs import find_inputs
 
     if "prepare" in names and not recipe.prepare.inputs:
-        find_inputs([])
+        find_inputs(recipe.prepare.inputs)  # says how to name some
     if "pretrain" not in names:
         return
     from hornbook.tokenizer.tokenizer import Tokenizer
@@ -184,7 +206,7 @@ def check_settings(recipe: Recipe, run: RunDirectory, names: Sequence[str]) -> N
 
     tokenizer = tokens_folder(recipe, run) / "tokenizer" / "tokenizer.json"
     size = Tokenizer.load(tokenizer).size if tokenizer.exists() else SOME_VOCABULARY
-    check_pretrain(recipe.model, recipe.pretrain, size)
+    check_pretrain(recipe.model, recipe.optimizer, recipe.pretrain, recipe.generate, size)
 
 
 def run_stages(
@@ -345,13 +367,6 @@ def evaluation_texts(recipe: Recipe, documents: Sequence[Path]) -> Iterator[str]
     for folder in documents:
         for document in read_documents(folder):
             yield document.text
-
-
-def stage_named(name: str) -> Stage:
-    """The stage of that name; unknown ones are refused with the nearest right name."""
-    if name not in STAGES:
-        raise HornbookError(f"unknown stage {name!r}", hint=nearest(name, STAGES))
-    return STAGES[name]
 
 
 def load_for_generation(source: Path, device: str) -> tuple[Decoder, Tokenizer]:

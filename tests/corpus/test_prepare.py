@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_one_text_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().err
     assert "cut at blank lines into" in out and "held out" in out
     stored = read_json(tmp_path / "out/prepare.json")
-    assert stored == report.as_dict() and stored["passages"] is True
+    assert stored == asdict(report) and stored["passages"] is True
     assert any("cut at blank lines" in message for message in stored["messages"])
 
 

@@ -180,7 +180,7 @@ def test_mixture_counts_and_phases(mixed: DataConfig, tmp_path: Path) -> None:
 
 
 def test_weights_are_in_tokens_even_where_rows_are_padded(
-    tmp_path: Path, make_folder: Callable[..., Path]
+    tmp_path: Path, make_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Documents of 9 tokens waste 7 of 16 slots, the other source none."""
     padded = make_folder(tmp_path / "a", [9] * 50, first_id=1)
@@ -192,6 +192,7 @@ def test_weights_are_in_tokens_even_where_rows_are_padded(
     # Ends of text are not counted here: 1 token of 9, and of 16.
     assert counts[0] / (8 / 9) == pytest.approx(counts[1] / (15 / 16), rel=0.01)
     assert [s["padding_share"] for s in source.describe()["sources"]] == [7 / 16, 0]
+    assert "43.8%, 0.0% of their places are padding" in capsys.readouterr().err
 
 
 def test_tiny_data_works_by_epochs_and_says_so(

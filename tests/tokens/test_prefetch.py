@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hornbook.tokens.batch import Batch
-from hornbook.tokens.loader import Prefetcher
+from hornbook.tokens.prefetch import Prefetcher
 
 
 class Numbers:

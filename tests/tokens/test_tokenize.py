@@ -160,9 +160,11 @@ def test_killed_at_the_first_document(documents: Path, tmp_path: Path) -> None:
 
 def test_damaged_documents_are_named(documents: Path, tmp_path: Path) -> None:
     shard = documents / "validation" / "documents-00000.parquet"
-    shard.write_bytes(shard.read_bytes()[:-20])
-    with pytest.raises(HornbookError, match=r"documents-00000\.parquet"):
-        tokenize(CONFIG, documents, tmp_path / "tokens")
+    whole = shard.read_bytes()
+    for damaged in (whole[:-20], whole[:4] + bytes(200) + whole[204:]):  # the second one's pages
+        shard.write_bytes(damaged)
+        with pytest.raises(HornbookError, match=r"documents-00000\.parquet"):
+            tokenize(CONFIG, documents, tmp_path / "tokens")
     with pytest.raises(HornbookError, match="no document shards"):
         tokenize(CONFIG, tmp_path, tmp_path / "tokens")
     with pytest.raises(HornbookError, match=r"tokenize\.shard_tokens"):

@@ -124,6 +124,36 @@ def test_a_signal_saves_leaves_and_the_run_goes_on(tmp_path: Path) -> None:
     assert events(tmp_path / "cut", "resumed")[0]["message"] == "goes on from step 20"
 
 
+def test_what_a_stopped_run_makes_up_for_is_written_once_also_when_killed(tmp_path: Path) -> None:
+    def act(loss: Tensor) -> Tensor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    def crash(loss: Tensor) -> Tensor:
+        raise ZeroDivisionError
+
+    fit(tmp_path / "whole", objective=Scripted(0, None))
+    fit(tmp_path / "cut", objective=Scripted(40, act))
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path / "cut", objective=Scripted(3, crash))
+    fit(tmp_path / "cut", objective=Scripted(0, None))
+    for name in ("validation_loss", "loss"):
+        column = [
+            [r[name] for r in records(tmp_path / run) if name in r] for run in ("cut", "whole")
+        ]
+        assert column[0] == column[1]
+    samples = [(tmp_path / run / "samples.jsonl").read_text() for run in ("cut", "whole")]
+    assert samples[0] == samples[1]
+
+
+def test_a_horizon_below_the_finished_step_ends_at_once(tmp_path: Path) -> None:
+    fit(tmp_path, {"steps": 12})
+    outcome = fit(tmp_path, {"steps": 5})
+    assert (outcome.reason, outcome.step, outcome.total_steps) == ("finished", 12, 5)
+    assert outcome.checkpoint == "step-00000012"
+    assert fit(tmp_path, {"steps": 14}).step == 14
+
+
 def test_a_signal_before_the_first_step_is_obeyed_too(tmp_path: Path) -> None:
     class Terminating(CountingRows):
         asked = False

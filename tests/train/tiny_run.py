@@ -1,6 +1,6 @@
 """A tiny run on made-up tokens, for the tests of the loop; also a script that a test can kill.
 
-python tiny_run.py FOLDER '{"steps": 40}' '{"dropout": 0.1}'
+python tiny_run.py FOLDER '{"steps": 40}'
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hornbook.corpus.split import byte_length
 from hornbook.documents import Document
@@ -99,13 +98,9 @@ class PrepareReport:
         self.sources = _largest(self.sources)
         self.licences = _largest(self.licences)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The report as JSON-able values."""
-        return asdict(self)
-
     def write(self, path: Path) -> None:
         """Write the report as JSON, atomically."""
-        write_json(path, self.as_dict())
+        write_json(path, asdict(self))
 
 
 def _largest(counts: dict[str, Count]) -> dict[str, Count]:

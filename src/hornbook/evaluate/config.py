@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass
@@ -22,5 +23,5 @@ class EvaluateConfig:
     batch_tokens: int = 4096
     """Tokens in one forward pass (at least one window)."""
 
-    device: str = "auto"
-    """Where to evaluate: auto, cpu, cuda, mps."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to evaluate; `auto` takes the fastest that works."""

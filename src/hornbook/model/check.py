@@ -6,7 +6,7 @@ In: a config. Out: nothing, or a `HornbookError` that names the setting.
 from __future__ import annotations
 
 from hornbook.errors import HornbookError, nearest
-from hornbook.model.config import ModelConfig
+from hornbook.model.config import DROPOUTS, ModelConfig
 from hornbook.model.families import FAMILIES
 
 COUNTS = (
@@ -31,7 +31,7 @@ def check(config: ModelConfig) -> None:
         )
     for name in COUNTS:
         _demand(getattr(config, name) >= 1, name, "must be at least 1")
-    for name in ("embedding_dropout", "attention_dropout", "residual_dropout"):
+    for name in DROPOUTS:
         _demand(0.0 <= getattr(config, name) < 1.0, name, "must be at least 0 and below 1")
     _demand(
         config.heads % config.kv_heads == 0,

@@ -12,6 +12,9 @@ from typing import Literal
 Family = Literal["gpt2", "phi", "llama", "qwen3"]
 RopeScaling = Literal["none", "llama3"]
 
+DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
+"""The fields of `ModelConfig` that `ModelSettings.dropout` sets."""
+
 
 @dataclass
 class ModelSettings:

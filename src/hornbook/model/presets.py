@@ -23,7 +23,7 @@ from typing import Literal
 
 from hornbook.errors import HornbookError, nearest
 from hornbook.model.check import check
-from hornbook.model.config import ModelConfig, ModelSettings
+from hornbook.model.config import DROPOUTS, ModelConfig, ModelSettings
 
 ROW_MULTIPLE = 64
 """Matrix products are fastest where the vocabulary's rows are a multiple of this."""
@@ -176,9 +176,7 @@ def resolve(settings: ModelSettings, vocabulary: int) -> ModelConfig:
     given = {name: value for name, value in given.items() if value is not None}
     del given["preset"]
     if "dropout" in given:
-        dropout = given.pop("dropout")
-        for place in ("embedding", "attention", "residual"):
-            given[f"{place}_dropout"] = dropout
+        given |= dict.fromkeys(DROPOUTS, given.pop("dropout"))
     for name in ("width", "heads"):
         if given.get(name, 1) < 1:
             raise HornbookError("must be at least 1", where=f"model.{name}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hornbook.errors import HornbookError
+from hornbook.errors import HornbookError, check_limits
 from hornbook.model.config import GenerateConfig
 
 LIKELIEST = 1024
@@ -32,11 +32,9 @@ def check_settings(config: GenerateConfig) -> None:
         ("max_tokens", config.max_tokens >= 0, "0 or more"),
         ("seed", 0 <= config.seed < 2**64, "between 0 and 2**64 - 1"),
     ]
-    for name, right, wanted in limits:
-        if not right:
-            raise HornbookError(f"must be {wanted}, not {getattr(config, name)}", where=name)
+    check_limits(config, "generate", limits)
     if "" in config.stop:
-        raise HornbookError("an empty string would stop at once", where="stop")
+        raise HornbookError("an empty string would stop at once", where="generate.stop")
 
 
 def apply_repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

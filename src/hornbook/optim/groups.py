@@ -6,10 +6,29 @@ groups, whose learning rate the trainer sets at every step.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
+from hornbook.errors import check_limits
 from hornbook.optim.config import OptimizerConfig
+
+
+def check_optimizer(config: OptimizerConfig) -> None:
+    """Refuse settings that have no meaning, naming the field."""
+    limits = [
+        ("learning_rate", 0 <= config.learning_rate < math.inf, "0 or more"),
+        ("warmup_steps", config.warmup_steps >= 0, "0 (none) or more"),
+        ("final_share", 0 <= config.final_share <= 1, "between 0 and 1"),
+        ("decay_share", 0 <= config.decay_share <= 1, "between 0 and 1"),
+        ("weight_decay", 0 <= config.weight_decay < math.inf, "0 (none) or more"),
+        ("beta1", 0 <= config.beta1 < 1, "at least 0 and below 1"),
+        ("beta2", 0 <= config.beta2 < 1, "at least 0 and below 1"),
+        ("epsilon", 0 < config.epsilon < math.inf, "above 0"),
+        ("gradient_clip", config.gradient_clip >= 0, "0 (off) or more"),
+    ]
+    check_limits(config, "optimizer", limits)
 
 
 def build_optimizer(

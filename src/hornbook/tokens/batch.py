@@ -70,5 +70,5 @@ class BatchSource(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What is read and how, as JSON, for the log, the report and `inspect`."""
+        """What is read and how, as JSON, for `inspect`."""
         ...

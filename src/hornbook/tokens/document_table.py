@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -78,17 +78,12 @@ class DocumentTable:
         if len(self._rows) >= ROW_GROUP:
             self._flush()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
             with self._files:
                 self._flush()
         else:
-            self._files.__exit__(kind, error, traceback)
+            self._files.__exit__(*error)
 
     def _flush(self) -> None:
         self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))

@@ -17,15 +17,12 @@ import torch
 
 from hornbook.errors import HornbookError
 from hornbook.progress import say
-from hornbook.tokens.batch import Batch, BatchSource
+from hornbook.tokens.batch import Batch
 from hornbook.tokens.config import DataConfig, SourceConfig
 from hornbook.tokens.manifest import Manifest
 from hornbook.tokens.mixture import Mixture
-from hornbook.tokens.prefetch import Prefetcher
 from hornbook.tokens.rows import RowArrays, RowTable, row_table
 from hornbook.tokens.shards import TokenShards
-
-__all__ = ["BatchSource", "Prefetcher", "TokenSource", "open_folder", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -153,8 +150,14 @@ def open_source(
 
     Raises:
         HornbookError: a shard is missing, truncated or altered; the data does not fill one row;
-            sources have different tokenizers; weights, phases or modes that have no meaning.
+            sources have different tokenizers; lengths, weights, phases or modes that have no
+            meaning.
     """
+    if sequence_length < 1:
+        raise HornbookError(
+            f"must be 0 (the model's context) or more, not {sequence_length}",
+            where="data.sequence_length",
+        )
     if config.document_mask and config.mode != "packed":
         raise HornbookError(
             f"needs data.mode packed, not {config.mode}",
@@ -175,6 +178,9 @@ def open_source(
     messages = _messages(tables, sequence_length, rows_per_step)
     for message in messages:
         say(message)
+    if config.mode == "packed":
+        padding = [f"{1 - fill:.1%}" for fill in fills]
+        say(f"packed rows: {', '.join(padding)} of their places are padding")
     return TokenSource(
         folders,
         tables,

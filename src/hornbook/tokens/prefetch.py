@@ -11,7 +11,6 @@ import queue
 import threading
 import time
 from collections.abc import Iterable
-from types import TracebackType
 
 import torch
 
@@ -82,12 +81,7 @@ class Prefetcher:
     def __enter__(self) -> Prefetcher:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _work(self) -> None:

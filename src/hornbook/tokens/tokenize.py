@@ -9,7 +9,6 @@ after the last one whose files are whole. The result is the same as without the 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -19,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hornbook.documents import Document, read_documents, shard_paths
+from hornbook.documents import Document, open_shard, read_documents, shard_paths
 from hornbook.errors import HornbookError
 from hornbook.files import disk_errors, read_json, sha256_of, write_json
 from hornbook.progress import Bar, bar, say
@@ -119,7 +116,7 @@ class _Work:
         done = sum(shard.documents for shard in self.manifest.split(split))
         total = 0
         for path in shard_paths(folder):
-            with _readable(path) as shard:
+            with open_shard(path) as shard:
                 total += shard.metadata.num_rows
         with bar(f"tokenizing {split}", total) as progress:
             progress.restart(done, total)
@@ -215,28 +212,14 @@ def _sample(folder: Path) -> list[str]:
     """Texts from all over the documents, on which the encoders are compared."""
     groups: list[tuple[Path, int]] = []
     for path in shard_paths(folder):
-        with _readable(path) as shard:
+        with open_shard(path) as shard:
             groups += [(path, group) for group in range(shard.num_row_groups)]
     step = -(-len(groups) // CHECKED_DOCUMENTS)
     chosen = groups[::step] if groups else []
     texts: list[str] = []
     for path, group in chosen:
-        with _readable(path) as shard:
+        with open_shard(path) as shard:
             each = -(-CHECKED_DOCUMENTS // len(chosen))
             rows = next(shard.iter_batches(each, row_groups=[group], columns=["text"]))
             texts += rows.column("text").to_pylist()
     return texts
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[pq.ParquetFile]:
-    """A document shard, opened; a damaged one is named."""
-    try:
-        with pq.ParquetFile(path) as shard:
-            yield shard
-    except pa.ArrowException as error:
-        raise HornbookError(
-            f"is not a readable document shard ({error})",
-            where=path,
-            hint="Run the stage that wrote it again",
-        ) from error

@@ -61,7 +61,7 @@ class PretrainConfig:
     """Steps between losses on the fixed validation set; 0: only at the end."""
 
     evaluate_tokens: int = _horizon(131072)
-    """Size of the fixed validation set, in tokens."""
+    """Size of the fixed validation set, in tokens; 0: the whole held-out split."""
 
     sample_every: int = _horizon(500)
     """Steps between samples from the fixed prompts; 0: only at the end."""

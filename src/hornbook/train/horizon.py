@@ -28,8 +28,6 @@ CALIBRATION_STEPS = 3
 
 def rows_per_step(config: PretrainConfig, sequence_length: int) -> int:
     """Rows (G) of one optimizer step over all micro-batches and processes."""
-    if config.global_batch_tokens < 1:
-        raise HornbookError("must be at least 1", where="pretrain.global_batch_tokens")
     return math.ceil(config.global_batch_tokens / sequence_length)
 
 

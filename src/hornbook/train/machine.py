@@ -135,18 +135,20 @@ class Machine:
     def read(folder: Path) -> Machine | None:
         """The machine.json of an earlier start; None when there is none."""
         path = folder / FILE
-        return Machine.from_json(read_json(path), path) if path.exists() else None
+        if not path.exists():
+            return None
+        return Machine.from_json(
+            read_json(path), path, hint="Remove it: the choices in the checkpoint count then"
+        )
 
     @staticmethod
-    def from_json(values: dict[str, Any], where: str | Path) -> Machine:
+    def from_json(values: dict[str, Any], where: str | Path, *, hint: str) -> Machine:
         """The choices as `write` stored them; other fields are a `HornbookError`."""
         try:
             return Machine(**values)
         except TypeError as error:
             raise HornbookError(
-                f"was written by another version ({error})",
-                where=where,
-                hint="Remove it: the machine is probed anew then",
+                f"was written by another version ({error})", where=where, hint=hint
             ) from error
 
 
@@ -208,8 +210,6 @@ def _processor_name() -> str:
 
 def cpu_threads(wanted: int) -> int:
     """Threads to use: `wanted`, or PyTorch's own choice bounded by a container's CPU quota."""
-    if wanted < 0:
-        raise HornbookError(f"cannot be {wanted}", where="pretrain.threads")
     return wanted or min(torch.get_num_threads(), _cpu_quota())
 
 

@@ -1,8 +1,8 @@
 """What a run writes down: metrics.jsonl, samples.jsonl and TensorBoard.
 
 In: one dictionary a step, evaluation, event or sample. Out: a line each, on its way to the disk
-before the next step begins. After a crash both files are cut back to the checkpoint's step, so that
-they read as if nothing had happened.
+before the next step begins. After a crash both files are cut back to what the checkpoint knows, so
+that they read as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import math
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from hornbook.files import disk_errors, write_text
@@ -45,25 +44,29 @@ class JsonLines:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        """Close the file, which tries once more to write what did not fit on the disk."""
+        with disk_errors(self._path):
+            self._file.close()
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Leave out the lines of later steps than `step`, and a last one that was half written."""
+def cut_back(path: Path, step: int, evaluated: int) -> None:
+    """Leave out the lines of later steps than `step`, evaluations of later ones than `evaluated`,
+    and a last line that was half written."""
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if _step_of(line) <= step]
+    kept = [line for line in lines if _belongs(line, step, evaluated)]
     if kept != lines:
         write_text(path, b"".join(kept).decode("utf-8"))
 
 
-def _step_of(line: bytes) -> float:
-    """The step of a line; infinity for one that is not whole."""
+def _belongs(line: bytes, step: int, evaluated: int) -> bool:
     try:
-        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+        record = json.loads(line)
+        last = evaluated if "validation_loss" in record else step
+        return line.endswith(b"\n") and float(record["step"]) <= last
     except (ValueError, KeyError, TypeError):
-        return math.inf
+        return False
 
 
 def _finite(value: Any) -> Any:
@@ -76,13 +79,15 @@ class MetricsLog:
     Args:
         folder: of the pretrain stage.
         step: finished steps from which the run goes on; later lines are left out.
+        evaluated, sampled: the last step whose evaluation and samples the checkpoint knows of.
+            What a run makes up for right after it was taken up is done again when that is killed.
         tensorboard: also write TensorBoard event files, to `folder/tensorboard`.
     """
 
-    def __init__(self, folder: Path, step: int, *, tensorboard: bool):
+    def __init__(self, folder: Path, step: int, *, evaluated: int, sampled: int, tensorboard: bool):
         metrics, samples = folder / "metrics.jsonl", folder / "samples.jsonl"
-        cut_back(metrics, step)
-        cut_back(samples, step)
+        cut_back(metrics, step, evaluated)
+        cut_back(samples, sampled, evaluated)
         self._metrics, self._samples = JsonLines(metrics), JsonLines(samples)
         self._board = _summary_writer(folder / "tensorboard", step) if tensorboard else None
 
@@ -114,12 +119,7 @@ class MetricsLog:
     def __enter__(self) -> MetricsLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

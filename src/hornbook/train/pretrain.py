@@ -14,21 +14,22 @@ from typing import Any
 import torch
 
 from hornbook.errors import HornbookError
-from hornbook.model.config import GenerateConfig, ModelSettings
+from hornbook.model.config import DROPOUTS, GenerateConfig, ModelSettings
 from hornbook.model.decoder import Decoder
-from hornbook.model.generate import generate_text
+from hornbook.model.generate import generate
 from hornbook.model.presets import resolve
+from hornbook.model.sampling import check_settings as check_sampling
 from hornbook.optim.config import OptimizerConfig
 from hornbook.tokenizer.tokenizer import Tokenizer
 from hornbook.tokens.config import DataConfig
 from hornbook.tokens.loader import open_source
+from hornbook.train.check import check_training
 from hornbook.train.config import PretrainConfig
-from hornbook.train.horizon import check_horizon, rows_per_step
+from hornbook.train.horizon import rows_per_step
 from hornbook.train.load import check_same_architecture, initial_weights, kind_of
 from hornbook.train.machine import pick_device
 from hornbook.train.objective import NextToken
 from hornbook.train.state import Outcome
-from hornbook.train.stop import target_loss
 from hornbook.train.trainer import Trainer
 from hornbook.train.validation import ValidationLoss
 
@@ -58,6 +59,7 @@ def pretrain(
         HornbookError: whatever the user can mend, from a missing shard to a loss that is NaN.
     """
     tokenizer = Tokenizer.load(tokens / "tokenizer")
+    check_settings(model, optimizer, config, generation, tokenizer.size)
     decoder = starting_model(model, config, tokenizer)
     sequence_length = data.sequence_length or decoder.config.context
     if sequence_length > decoder.config.context:
@@ -70,28 +72,37 @@ def pretrain(
         data, tokens, sequence_length,
         rows_per_step=rows_per_step(config, sequence_length), tokenizer_sha256=tokenizer.sha256,
     )  # fmt: skip
+    validation = ValidationLoss(tokens, sequence_length, config.evaluate_tokens, verify=data.verify)
+    # As many as there are: a budget of minutes pays for these.
+    config = dataclasses.replace(config, evaluate_tokens=validation.tokens)
     trainer = Trainer(
         decoder, source, NextToken(), config, optimizer, out,
-        evaluate=ValidationLoss(
-            tokens, sequence_length, config.evaluate_tokens, verify=data.verify
-        ),
-        sample=sampler(tokenizer, config, generation),
+        evaluate=validation,
+        sample=sampler(tokenizer, decoder.config.context, config, generation),
         attachments=tokenizer_files(tokens / "tokenizer"),
         prefetch=data.prefetch,
     )  # fmt: skip
     return trainer.fit()
 
 
-def check_settings(model: ModelSettings, config: PretrainConfig, vocabulary: int) -> None:
+def check_settings(
+    model: ModelSettings,
+    optimizer: OptimizerConfig,
+    config: PretrainConfig,
+    generation: GenerateConfig,
+    vocabulary: int,
+) -> None:
     """Refuse settings that cannot work, before an earlier result is moved away for them.
 
     Args:
         model: the architecture that is asked for.
+        optimizer: learning rate and the like.
         config: how long, where, from what weights.
+        generation: how samples are drawn.
         vocabulary: token ids of the tokenizer, or a guess where there is none yet.
     """
-    check_horizon(config)
-    target_loss(config.stop_at_loss, None)
+    check_training(config, optimizer)
+    check_sampling(generation)
     pick_device(config.device)
     if config.init is None:
         resolve(model, vocabulary)
@@ -104,8 +115,9 @@ def starting_model(
 ) -> Decoder:
     """New weights from the seed, or those of `config.init`, for this tokenizer.
 
-    With `config.init` the architecture is the one found there; settings that ask for another one
-    are refused, and so is a model that has no rows for some of the tokenizer's ids.
+    With `config.init` the architecture is the one found there, and so is the dropout unless the
+    settings name one; settings that ask for another architecture are refused, and so is a model
+    that has no rows for some of the tokenizer's ids.
     """
     if config.init is None:
         generator = torch.Generator().manual_seed(config.seed)
@@ -118,10 +130,18 @@ def starting_model(
             where=config.init,
             hint="Tokenize with its own tokenizer: --tokenize.kind file --tokenize.file DIR",
         )
-    if settings != ModelSettings():
+    if dataclasses.replace(settings, dropout=None) != ModelSettings():
         wanted = resolve(settings, decoder.config.vocabulary)
         check_same_architecture(wanted, decoder, config.init)
-    return decoder
+    return decoder if settings.dropout is None else with_dropout(decoder, settings.dropout)
+
+
+def with_dropout(decoder: Decoder, dropout: float) -> Decoder:
+    """A model of the same weights (not copies of them) with another dropout, in training mode."""
+    changed: dict[str, Any] = dict.fromkeys(DROPOUTS, dropout)
+    other = Decoder(dataclasses.replace(decoder.config, **changed), initialise=False)
+    other.load_state_dict(decoder.state_dict(), assign=True)
+    return other
 
 
 def tokenizer_files(folder: Path) -> dict[str, bytes | Path]:
@@ -131,16 +151,26 @@ def tokenizer_files(folder: Path) -> dict[str, bytes | Path]:
 
 
 def sampler(
-    tokenizer: Tokenizer, config: PretrainConfig, generation: GenerateConfig
+    tokenizer: Tokenizer, context: int, config: PretrainConfig, generation: GenerateConfig
 ) -> Callable[[Decoder, int], list[dict[str, Any]]]:
-    """A function of the model and the step that goes on from the fixed prompts."""
+    """A function of the model and the step that goes on from the fixed prompts.
+
+    Raises `HornbookError` for a prompt longer than the context: now, not at the first sample.
+    """
     settings = dataclasses.replace(generation, max_tokens=config.sample_tokens)
     prompts = config.sample_prompts or [""]
+    encoded = [tokenizer.encode(prompt) for prompt in prompts]
+    for number, ids in enumerate(encoded):
+        if len(ids) > context:
+            raise HornbookError(
+                f"has {len(ids):,} tokens, the model's context holds {context:,}",
+                where=f"pretrain.sample_prompts[{number}]", hint="Shorten the prompt",
+            )  # fmt: skip
 
     def sample(model: Decoder, step: int) -> list[dict[str, Any]]:
-        made = generate_text(model, tokenizer, prompts, settings)
+        made = generate(model, encoded, settings, tokenizer=tokenizer)
         return [
-            {"step": step, "prompt": prompt, "text": generation.text}
+            {"prompt": prompt, "text": generation.text}
             for prompt, generation in zip(prompts, made, strict=True)
         ]
 

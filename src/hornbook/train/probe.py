@@ -119,8 +119,6 @@ def probe(
     reasons = machine.reasons
     machine.precision = choose_precision(config.precision, trial, reasons)
     precision = Precision(machine.precision, device)
-    if config.micro_batch < 0:
-        raise HornbookError(f"cannot be {config.micro_batch}", where="pretrain.micro_batch")
     if config.micro_batch:
         rows = min(config.micro_batch, len(batch))
     elif device.type == "cuda":

@@ -198,8 +198,9 @@ class Stepper:
             f"{what} is {value} in rows {first}-{max(first, end - 1)}; likely cause: "
             f"{self._cause(bad is None)}",
             where=f"step {step}",
-            hint="Nothing was updated and the last checkpoint is kept. Lower "
-            "optimizer.learning_rate or set pretrain.precision to fp32, and run again",
+            hint="Nothing was updated and the last checkpoint is kept. Go on from it over other "
+            "rows with a new data.seed, or begin anew with a lower optimizer.learning_rate or with "
+            "pretrain.precision fp32",
         )
 
     def _cause(self, loss_is_finite: bool) -> str:

@@ -24,9 +24,10 @@ from hornbook.optim.config import OptimizerConfig
 from hornbook.optim.groups import build_optimizer, set_learning_rate
 from hornbook.optim.schedule import learning_rate
 from hornbook.progress import Bar, bar, say, warn
-from hornbook.tokens.loader import BatchSource
+from hornbook.tokens.batch import BatchSource
 from hornbook.tokens.prefetch import Prefetcher
 from hornbook.train import horizon
+from hornbook.train.check import check_training
 from hornbook.train.checkpoint import CheckpointStore
 from hornbook.train.checkpoint_files import checkpoint_name
 from hornbook.train.config import PretrainConfig
@@ -38,7 +39,7 @@ from hornbook.train.probe import probe
 from hornbook.train.process import Interrupt, collection_paused, reproducible, settings_restored
 from hornbook.train.state import Outcome, Reason, RunState
 from hornbook.train.step import NotFinite, Stepper, StepReport, step_seed
-from hornbook.train.stop import target_loss, unlike_guessing
+from hornbook.train.stop import unlike_guessing
 
 Evaluate = Callable[[Decoder], dict[str, float]]
 Sample = Callable[[Decoder, int], list[dict[str, Any]]]
@@ -83,8 +84,7 @@ class Trainer:
         attachments: Mapping[str, bytes | Path] | None = None,
         prefetch: int = 4,
     ):
-        horizon.check_horizon(config)
-        target_loss(config.stop_at_loss, None)
+        check_training(config, optimizer_config)
         self._model, self._source, self._objective = model, source, objective
         self._config, self._optimizer_config, self._folder = config, optimizer_config, folder
         self._evaluate, self._sample, self._prefetch = evaluate, sample, prefetch
@@ -111,7 +111,13 @@ class Trainer:
             stored = checkpoint.state() if checkpoint else {}
             self._take_up(stored)
             self._log = stack.enter_context(
-                MetricsLog(self._folder, self._state.step, tensorboard=self._config.tensorboard)
+                MetricsLog(
+                    self._folder,
+                    self._state.step,
+                    evaluated=self._state.evaluated,
+                    sampled=self._state.sampled,
+                    tensorboard=self._config.tensorboard,
+                )
             )
             if checkpoint:
                 self._event("resumed", f"goes on from step {self._state.step}")
@@ -169,7 +175,11 @@ class Trainer:
         """Take the choices of an earlier start where they hold, else make them by trying."""
         earlier = Machine.read(self._folder)
         if earlier is None and stored:
-            earlier = Machine.from_json(stored["machine"], self._folder)
+            earlier = Machine.from_json(
+                stored["machine"],
+                f"the newest checkpoint in {self._folder}",
+                hint="Use the version of hornbook that wrote it",
+            )
         if earlier is not None and earlier.answers(self._config, device.type):
             self._machine = dataclasses.replace(earlier, torch=torch.__version__)
             torch.set_num_threads(earlier.threads)
@@ -307,7 +317,7 @@ class Trainer:
         state.step = step
         state.seconds = self._earlier_seconds + time.perf_counter() - self._began
         speed = self._tokens_per_step / seconds
-        if step % max(1, config.log_every) == 0 or step == self._total_steps:
+        if step % config.log_every == 0 or step == self._total_steps:
             self._log.numbers(self._record(report, rate, speed, batches.wait_seconds))
         self._watch_loss(report)
         shown.advance(1, f"loss {report.loss:.3f}  {speed:,.0f} tokens/s")

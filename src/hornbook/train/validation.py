@@ -28,10 +28,14 @@ class ValidationLoss:
         sequence_length: tokens in a row.
         max_tokens: size of the set; 0: the whole split.
         verify: check the shards' sha256.
+
+    Attributes:
+        tokens: size of the set, as it is.
     """
 
     def __init__(self, folder: Path, sequence_length: int, max_tokens: int, *, verify: bool):
         self._rows = validation_rows(folder, sequence_length, max_tokens=max_tokens, verify=verify)
+        self.tokens = self._rows.targets
         self._count = max(1, TOKENS_A_PASS // sequence_length)
 
     @torch.no_grad()

@@ -1,0 +1,35 @@
+"""Settings that have no meaning, refused before anything is done with them.
+
+In: the `pretrain` and `optimizer` sections. Out: nothing, or an error that names the field.
+"""
+
+from __future__ import annotations
+
+from hornbook.errors import check_limits
+from hornbook.optim.config import OptimizerConfig
+from hornbook.optim.groups import check_optimizer
+from hornbook.train.config import PretrainConfig
+from hornbook.train.horizon import check_horizon
+from hornbook.train.stop import target_loss
+
+
+def check_training(config: PretrainConfig, optimizer: OptimizerConfig) -> None:
+    """Raise `HornbookError` for the first setting that cannot be meant."""
+    check_horizon(config)
+    target_loss(config.stop_at_loss, None)
+    limits = [
+        ("global_batch_tokens", config.global_batch_tokens >= 1, "at least 1"),
+        ("micro_batch", config.micro_batch >= 0, "0 (found by trying) or more"),
+        ("threads", config.threads >= 0, "0 (all cores) or more"),
+        ("evaluate_every", config.evaluate_every >= 0, "0 (at the end) or more"),
+        ("evaluate_tokens", config.evaluate_tokens >= 0, "0 (the whole split) or more"),
+        ("sample_every", config.sample_every >= 0, "0 (at the end) or more"),
+        ("sample_tokens", config.sample_tokens >= 0, "0 or more"),
+        ("log_every", config.log_every >= 1, "at least 1"),
+        ("checkpoint_every", config.checkpoint_every >= 0, "0 (at the end) or more"),
+        ("checkpoint_minutes", config.checkpoint_minutes >= 0, "0 (only by steps) or more"),
+        ("keep", config.keep >= 1, "at least 1"),
+        ("spike_factor", config.spike_factor >= 1, "at least 1"),
+    ]
+    check_limits(config, "pretrain", limits)
+    check_optimizer(optimizer)
