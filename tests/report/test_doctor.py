@@ -20,7 +20,7 @@ from hornbook.report.doctor import Attempt, Check, doctor, doctor_table
 NO_COMPILER = """Traceback (most recent call last):
 torch._inductor.exc.InductorError: InvalidCxxCompiler: No working C++ compiler found in cpp.cxx
 """
-NO_HEADERS = "/tmp/x/main.cpp:2:10: fatal error: Python.h: No such file or directory\n"
+NO_HEADERS = "main.cpp:2:10: fatal error: Python.h: No such file or directory\n"
 OTHER = "Traceback (most recent call last):\n  File x\nRuntimeError: the moon is full\n\n"
 
 

@@ -77,6 +77,47 @@ def test_killed_once(tmp_path: Path, undisturbed: Path) -> None:
     check_alike(tmp_path / "killed", undisturbed)
 
 
+KILLED_IN_A_PHASE = """
+import os, signal, sys
+from hornbook.train import checkpoint, checkpoint_files
+from hornbook.train.checkpoint import CheckpointStore
+PHASES = {
+    "stage": (CheckpointStore, "_copy", 40),
+    "tensor write": (checkpoint_files, "write_tensors", 4),
+    "rename": (checkpoint_files, "publish", 2),
+    "prune": (checkpoint.shutil, "rmtree", 1),
+}
+folder, settings, phase = sys.argv[1:]
+owner, name, nth = PHASES[phase]
+real, calls = getattr(owner, name), []
+
+def dying(*arguments, **options):
+    calls.append(name)
+    if len(calls) == nth:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **options)
+
+setattr(owner, name, dying)
+import json, tiny_run
+from pathlib import Path
+tiny_run.fit(Path(folder), json.loads(settings))
+"""
+
+
+@pytest.mark.parametrize("phase", ["stage", "tensor write", "rename", "prune"])
+def test_killed_inside_each_phase_of_a_checkpoint(
+    tmp_path: Path, undisturbed: Path, phase: str
+) -> None:
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED_IN_A_PHASE, str(folder), json.dumps(SETTINGS), phase]
+    environment = {**os.environ, "PYTHONPATH": str(Path(tiny_run.__file__).parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert 0 < len(tiny_run.losses(folder)) < STEPS
+    tiny_run.fit(folder, SETTINGS)
+    check_alike(folder, undisturbed)
+
+
 @pytest.mark.long
 def test_killed_ten_times(tmp_path: Path, undisturbed: Path) -> None:
     train_with_kills(tmp_path / "killed", 10)
