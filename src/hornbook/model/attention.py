@@ -78,6 +78,10 @@ def attention(
     """
     groups = query.shape[1] // key.shape[1]
     if mask is None:
+        if query.is_cuda and query.dtype == torch.float32:
+            # CUDA's fused float32 kernel has no grouped heads; the fallback forms all scores.
+            key, value = (_repeat_heads(x, groups) for x in (key, value))
+            groups = 1
         return functional.scaled_dot_product_attention(
             query, key, value, dropout_p=dropout, is_causal=True, enable_gqa=groups > 1
         )
