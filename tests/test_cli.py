@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -227,12 +226,13 @@ def test_a_stage_with_a_recipe_keeps_what_the_other_stages_were_done_with(
     assert load_recipe(str(tmp_path / "run")) == seen[-1]
 
 
-def test_what_to_try_next_can_be_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("prompts", [[], ["first", 'say `x`$PATH, "he"\n']])
+def test_what_to_try_next_can_be_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], prompts: list[str]
+) -> None:
     run = tmp_path / "my run"
-    (run / "pretrain").mkdir(parents=True)
-    sample = {"prompt": "", "text": 'say `x`$PATH, "he" said'}
-    (run / "pretrain" / "samples.jsonl").write_text(json.dumps(sample) + "\n")
-    _show_outcome(load_recipe("quickstart"), RunDirectory(run), run / "report.html")
+    recipe = load_recipe("quickstart", {"pretrain": {"sample_prompts": prompts}})
+    _show_outcome(recipe, RunDirectory(run), run / "report.html")
     shown = capsys.readouterr().out.splitlines()
     (line,) = (line for line in shown if line.startswith("  hornbook generate"))
-    assert shlex.split(line)[2:] == [str(run), 'say `x`$PATH, "he"']
+    assert shlex.split(line)[2:] == [str(run), *(prompt.strip() for prompt in prompts[-1:])]

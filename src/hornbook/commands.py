@@ -104,7 +104,7 @@ def _show_outcome(recipe: Recipe, run_directory: RunDirectory, page: Path) -> No
         f"export        {path / 'export'}   (loads with transformers' from_pretrained)",
         "",
         "Try next:",
-        f"  hornbook generate {named} {shlex.quote(_prompt(sample))}",
+        f"  hornbook generate {named}{_prompt(recipe.pretrain)}",
         f"  hornbook inspect {named}",
         f"  hornbook run {named} {_longer(recipe.pretrain)}    # train on",
         "  hornbook quickstart --text my-text.txt --run runs/mine",
@@ -141,10 +141,10 @@ def _last_sample(path: Path) -> str:
     return str(sample["prompt"] + sample["text"])
 
 
-def _prompt(sample: str) -> str:
-    """The first words of a sample."""
-    first_line = next((line for line in sample.splitlines() if line.strip()), "Once")
-    return " ".join(first_line.split()[:3])
+def _prompt(config: PretrainConfig) -> str:
+    """The last of the recipe's prompts, quoted; none where samples begin as a document does."""
+    prompt = config.sample_prompts[-1].strip() if config.sample_prompts else ""
+    return f" {shlex.quote(prompt)}" if prompt else ""
 
 
 def prepare(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
