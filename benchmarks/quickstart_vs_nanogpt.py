@@ -35,6 +35,7 @@ import torch
 
 from hornbook.documents import read_documents
 from hornbook.files import read_json, write_json
+from hornbook.train.machine import device_name
 
 README_FLAGS = [
     "--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=10", "--block_size=64",
@@ -136,7 +137,10 @@ def main() -> None:
 
     result = {
         "what": "held-out bits per byte after the same training seconds on the same cores",
-        "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
+        "machine": {
+            "cpu": device_name("cpu"), "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
         "torch": torch.__version__,
         "seconds": seconds,
         "hornbook": {"bits_per_byte": ours["bits_per_byte"], "tokens": record["summary"]["tokens"]},
