@@ -79,7 +79,8 @@ def attention(
     groups = query.shape[1] // key.shape[1]
     if mask is None:
         if query.is_cuda and query.dtype == torch.float32:
-            # CUDA's fused float32 kernel has no grouped heads; the fallback forms all scores.
+            # Repeated on the belief, not measured yet, that CUDA has no fused float32 kernel for
+            # grouped heads and would form all scores in memory.
             key, value = (_repeat_heads(x, groups) for x in (key, value))
             groups = 1
         return functional.scaled_dot_product_attention(

@@ -84,7 +84,8 @@ def _learn(config: TokenizeConfig, documents: Path) -> str:
 def fitting_vocabulary(text_bytes: int) -> int:
     """A vocabulary for a text: the power of two nearest to a token for every 1,000 bytes.
 
-    Shakespeare's 4.8 MB give 4,096, which measured best of 1,024 to 8,192 there.
+    Shakespeare's 4.8 MB give 4,096; 2,048 and 8,192 came within 0.02 bits per byte of it there, and
+    1,024 was worse than 2,048 (docs/lab-notes.md).
     """
     wanted = 2 ** round(math.log2(max(text_bytes, 1) / 1000))
     return int(min(max(wanted, SMALLEST_FITTING), LARGEST_FITTING))
