@@ -8,7 +8,10 @@ from typing import Literal
 
 @dataclass
 class OptimizerConfig:
-    """AdamW with decay groups, warm-up and a schedule."""
+    """The optimizer, its decay groups, warm-up and schedule."""
+
+    kind: Literal["adamw", "adamw8bit", "muon"] = "adamw"
+    """`adamw`; `adamw8bit` keeps its moments in 8 bits; `muon` for matrices, AdamW for the rest."""
 
     learning_rate: float = 6e-4
     """Peak learning rate."""
@@ -38,6 +41,21 @@ class OptimizerConfig:
 
     epsilon: float = 1e-8
     """AdamW's denominator floor."""
+
+    matrix_learning_rate: float = 0.02
+    """`muon`: peak learning rate of the matrices; the schedule is the same."""
+
+    momentum: float = 0.95
+    """`muon`: decay of the momentum."""
+
+    normalize: bool = False
+    """`muon`: scale each row of the update by its own second moment (NorMuon)."""
+
+    cautious: bool = False
+    """Decay a weight only where decay and update agree in sign (cautious weight decay)."""
+
+    offload: bool = False
+    """Keep optimizer state and its update on the CPU: slow, for models that fit no other way."""
 
     gradient_clip: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""

@@ -45,8 +45,44 @@ class PretrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of matrix products; weights and optimizer state stay float32. `auto` probes."""
 
-    compile: Literal["auto", "on", "off"] = _horizon("auto")
-    """`torch.compile`; `auto`: on for CUDA, off elsewhere."""
+    compile: Literal["auto", "on", "regional", "off"] = _horizon("auto")
+    """`torch.compile`: `on` makes one graph of model and loss, `regional` compiles one block and
+    uses it for all (starts sooner in deep models). `auto`: on for CUDA, off elsewhere."""
+
+    attention: Literal["auto", "cudnn", "flash", "efficient", "math"] = _horizon("auto")
+    """Attention kernel; `auto` takes the fastest that works."""
+
+    cross_entropy: Literal["auto", "plain", "chunked", "fused"] = _horizon("auto")
+    """How the loss is computed: `plain`; `chunked` never holds all logits at once (least memory);
+    `fused` is one Triton kernel (CUDA)."""
+
+    activation_checkpointing: Literal["auto", "none", "selective", "full", "budget"] = _horizon(
+        "auto"
+    )
+    """Recompute activations in the backward pass to save memory: `selective` what is cheap, `full`
+    each block, `budget` what the compiler picks. `auto`: as little as fits."""
+
+    activation_budget: float = _horizon(0.5)
+    """`budget`: share of the activations that is kept, 0 to 1."""
+
+    residual: Literal["auto", "fp32", "bf16"] = _horizon("auto")
+    """Type of the sum that runs through the blocks, in narrow precision; bf16 takes half the
+    memory."""
+
+    weights: Literal["fp32", "bf16"] = "fp32"
+    """Type in which weights are stored. bf16 takes half the memory, and updates are then rounded
+    stochastically, so that small ones are not lost."""
+
+    float8: bool = False
+    """Matrix products in 8 bits, on GPUs that have them (extra `float8`). Pays from about 1B
+    parameters."""
+
+    gpus: int = _horizon(0)
+    """GPUs to train on, one process each; 0: one. Under `torchrun` it is torchrun that says."""
+
+    sharding: Literal["auto", "ddp", "fsdp", "hsdp"] = _horizon("auto")
+    """Many GPUs: `ddp` keeps all on each, `fsdp` shares out weights, gradients and optimizer state,
+    `hsdp` does so within a host. `auto`: ddp where it fits."""
 
     threads: int = _horizon(0)
     """CPU threads; 0: all cores."""
