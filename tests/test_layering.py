@@ -15,7 +15,9 @@ ROOMS = [
     "multimodal", "evaluate", "feed", "report", "serve", "publish",
 ]  # fmt: skip
 FOUNDATIONS = {"errors", "files", "documents", "progress"}
-SEES_EVERY_ROOM = {"cli", "commands", "stages", "recipe", "run", "arguments"}
+SEES_EVERY_ROOM = {
+    "__main__", "arguments", "cli", "commands", "planning", "recipe", "run", "stages", "worker",
+}  # fmt: skip
 FILES = sorted(HOUSE.rglob("*.py"))
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from hornbook.cli import Verb
 
-SHORTHANDS = {"--init": "--pretrain.init"}
+SHORTHANDS = {"--init": "--pretrain.init", "--gpus": "--pretrain.gpus"}
 """Short spellings of settings that people reach for first."""
 
 DEFAULTS = "What the recipe or the run directory says wins over the defaults shown here."

@@ -155,6 +155,32 @@ def _recipes(parser: Any) -> None:
     )
 
 
+def _plan(parser: Any) -> None:
+    parser.add_argument(
+        "recipe",
+        type=str,
+        nargs="?",
+        default="",
+        metavar="NAME|FILE|RUN",
+        help="built-in recipe, YAML file, run directory, or model size; not needed with --write",
+    )
+    devices = "where to train: h100, a100-40gb, t4, rtx4090 ...; `this` machine; `cpu`"
+    parser.add_argument("--gpu", type=str, default="this", metavar="NAME", help=devices)
+    parser.add_argument(
+        "--hours", type=float, default=0.0, help="training time, instead of the recipe's"
+    )
+    parser.add_argument(
+        "--tokens", type=float, default=0.0, help="training tokens, instead of the recipe's"
+    )
+    _option(parser, "--text", "PATH", "file or folder of text: how often it will be seen")
+    price = "US dollars an hour for each GPU; default: a list price"
+    parser.add_argument("--price", type=float | None, default=None, help=price)
+    _option(parser, "--write", "FILE", "choose the model for --hours, and write its recipe here")
+    probe = "run three real steps on this machine and correct the plan by them"
+    parser.add_argument("--probe", action="store_true", help=probe)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
 EVERY_SECTION = (
     "prepare", "tokenize", "model", "data", "optimizer", "pretrain", "generate", "evaluate",
 )  # fmt: skip
@@ -220,10 +246,25 @@ VERBS: dict[str, Verb] = {
             " to go on.\n\n"
             "  hornbook pretrain --run runs/mine --model.preset llama-5m --pretrain.minutes 10\n"
             "  hornbook pretrain --run runs/mine --pretrain.steps 4000\n"
-            "  hornbook pretrain --run runs/mine --init some-hugging-face-directory",
+            "  hornbook pretrain --run runs/mine --init some-hugging-face-directory\n"
+            "  hornbook pretrain --run runs/mine --gpus 8",
             ("model", "data", "optimizer", "pretrain"),
             _run_and_recipe,
             "stage_verb",
+        ),
+        Verb(
+            "plan",
+            "will it fit, how long will it take, what loss to expect, what does it cost",
+            "Predict a run before it begins: memory, settings that fit, speed, time, loss and cost;"
+            " no GPU needed. --gpus N plans for several. With --write, choose the model: depth,"
+            " width, tokens, batch and learning rate for the hours you have.\n\n"
+            "  hornbook plan gpt2-124m --gpu h100\n"
+            "  hornbook plan phi2-40gb --gpu rtx4090 --gpus 4 --hours 24\n"
+            "  hornbook plan quickstart --probe\n"
+            "  hornbook plan --write mine.yaml --hours 2 --gpu this --text my-texts/",
+            ("tokenize", "model", "data", "optimizer", "pretrain"),
+            _plan,
+            "plan",
         ),
         Verb(
             "generate",
@@ -301,7 +342,26 @@ VERBS: dict[str, Verb] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; the console script exits with it."""
+    """Run one command and return its exit code; the console script exits with it.
+
+    Started several times by torchrun, process 0 does it, and the others help it train.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _main(arguments)
+    if os.environ.get("RANK", "0") != "0":
+        from hornbook.worker import follow
+
+        return follow()
+    from hornbook.train.launch import send_home
+    from hornbook.train.parallel import connect
+
+    try:
+        return _main(arguments)
+    finally:
+        send_home(connect())
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -316,7 +376,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HornbookError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        if not error.said:
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)

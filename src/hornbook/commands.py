@@ -101,7 +101,11 @@ def _show_outcome(recipe: Recipe, run_directory: RunDirectory, page: Path) -> No
         ),
         f"report        {page}",
         f"checkpoints   {path / 'pretrain' / 'checkpoints'}",
-        f"export        {path / 'export'}   (loads with transformers' from_pretrained)",
+        *(
+            [f"export        {path / 'export'}   (loads with transformers' from_pretrained)"]
+            if (path / "export").exists()
+            else []
+        ),
         "",
         "Try next:",
         f"  hornbook generate {named}{_prompt(recipe.pretrain)}",
@@ -204,13 +208,21 @@ def _recipe_of(source: Path, overrides: dict[str, Any]) -> Recipe:
     return build_recipe(merge(values, overrides), str(source))
 
 
+def plan(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """Predict a run, or design one for a number of hours; exit code 2 where it does not fit."""
+    from hornbook.planning import plan as predict_or_design
+
+    return predict_or_design(arguments, overrides)
+
+
 def generate(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
     """Stream continuations of the prompts to stdout."""
-    from hornbook.model.generate import generate_text
+    from hornbook.model.generate import Generator
 
     source = Path(arguments.model)
     recipe = _recipe_of(source, overrides)
     decoder, tokenizer = load_for_generation(source, arguments.device)
+    generator = Generator(decoder, tokenizer)
     for prompt in arguments.prompts or [""]:
         sys.stdout.write(prompt)
 
@@ -218,7 +230,7 @@ def generate(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
             sys.stdout.write(text)
             sys.stdout.flush()
 
-        generate_text(decoder, tokenizer, [prompt], recipe.generate, on_text=show)
+        generator([tokenizer.encode(prompt)], recipe.generate, on_text=show)
         sys.stdout.write("\n")
     return 0
 

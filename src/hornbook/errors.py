@@ -18,10 +18,14 @@ class HornbookError(Exception):
         what: what was wrong, in one short sentence without a full stop.
         where: the file, key or value it was found in.
         hint: the next thing to try.
+
+    Attributes:
+        said: whether another process of the same run has shown it.
     """
 
     def __init__(self, what: str, *, where: str | Path | None = None, hint: str | None = None):
         self.what, self.where, self.hint = what, where, hint
+        self.said = False
         message = what if where is None else f"{where}: {what}"
         stop = "" if what.endswith((".", "?", "!", ":")) else "."
         super().__init__(message if hint is None else f"{message}{stop} {hint}")

@@ -23,6 +23,7 @@ from hornbook.run import RunDirectory, StageRecord, digest, now, versions
 if TYPE_CHECKING:
     from hornbook.model.decoder import Decoder
     from hornbook.tokenizer.tokenizer import Tokenizer
+    from hornbook.train.state import Outcome
 
 
 SOME_VOCABULARY = 300
@@ -77,6 +78,27 @@ def tokenize_stage(recipe: Recipe, run: RunDirectory) -> Result:
 
 def pretrain_stage(recipe: Recipe, run: RunDirectory) -> Result:
     """Train the model, from the newest good checkpoint where there is one."""
+    from hornbook.train import launch
+    from hornbook.train.parallel import in_company
+    from hornbook.train.state import Outcome
+
+    if in_company():
+        with launch.leading(run.path):
+            outcome = train(recipe, run)
+    elif recipe.pretrain.gpus > 1:
+        outcome = Outcome(**launch.launch(run.path, recipe.pretrain.gpus))
+    else:
+        outcome = train(recipe, run)
+    hashes = run.folder("pretrain") / "checkpoints" / outcome.checkpoint / "manifest.json"
+    return Result(
+        output=sha256_of(hashes),
+        summary=dataclasses.asdict(outcome),
+        outcome="stopped" if outcome.interrupted else "done",
+    )
+
+
+def train(recipe: Recipe, run: RunDirectory) -> Outcome:
+    """Train in this process, which may be one of several; `stage.json` is written already."""
     from hornbook.train.pretrain import pretrain
 
     record = run.record("pretrain")
@@ -85,7 +107,7 @@ def pretrain_stage(recipe: Recipe, run: RunDirectory) -> Result:
         # A mirror is shared by runs; what another run or other settings left there is not ours.
         own = f"{config.mirror.rstrip('/')}/{run.path.resolve().name}-{record.fingerprint[:8]}"
         config = dataclasses.replace(config, mirror=own)
-    outcome = pretrain(
+    return pretrain(
         recipe.model,
         recipe.data,
         recipe.optimizer,
@@ -93,12 +115,6 @@ def pretrain_stage(recipe: Recipe, run: RunDirectory) -> Result:
         recipe.generate,
         tokens_folder(recipe, run),
         run.folder("pretrain"),
-    )
-    hashes = run.folder("pretrain") / "checkpoints" / outcome.checkpoint / "manifest.json"
-    return Result(
-        output=sha256_of(hashes),
-        summary=dataclasses.asdict(outcome),
-        outcome="stopped" if outcome.interrupted else "done",
     )
 
 
@@ -185,11 +201,17 @@ def stages_of(recipe: Recipe) -> list[str]:
     """The stages that a recipe asks for.
 
     One that trains on token folders made elsewhere and brings no text has nothing to prepare, and
-    nothing to evaluate on unless it names some.
+    nothing to evaluate on unless it names some. A model that is not stock cannot be exported.
     """
+    from hornbook.model.families import STOCK
+    from hornbook.model.presets import PRESETS
+
     without: set[str] = set()
+    preset = PRESETS.get(recipe.model.preset)
+    if preset is not None and preset.family not in STOCK:
+        without.add("export")
     if recipe.data.sources and not recipe.prepare.inputs:
-        without = {"prepare", "tokenize"} | (set() if recipe.evaluate.text else {"evaluate"})
+        without |= {"prepare", "tokenize"} | (set() if recipe.evaluate.text else {"evaluate"})
     return [name for name in STAGES if name not in without]
 
 

@@ -45,7 +45,7 @@ def test_count_is_what_is_built(name):
     built = {key: parameter.numel() for key, parameter in decoder.named_parameters()}
     count = parameters(PRESETS[name])
     assert sum(built.values()) == count.total
-    embedding = ("embedding.", "positions.", "lm_head.")
+    embedding = ("embedding.", "positions.", "lm_head.", "smear.", "value_embeddings.")
     assert sum(n for key, n in built.items() if key.startswith(embedding)) == count.embedding
 
 

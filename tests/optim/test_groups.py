@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from tests.optim.tiny_decoder import tiny_decoder
 from torch import nn
 
 from hornbook.optim.config import OptimizerConfig
@@ -42,7 +43,6 @@ def test_updates_are_those_of_plain_adamw() -> None:
     plain.load_state_dict(model.state_dict())
     config = OptimizerConfig(learning_rate=0.1, weight_decay=0.5, beta1=0.8, beta2=0.9)
     ours = build_optimizer(model, config, torch.device("cpu"))
-    assert ours.defaults["fused"]
     decayed, others = [plain.embedding.weight], [plain.norm.weight, plain.norm.bias]
     reference = torch.optim.AdamW(
         [
@@ -62,3 +62,36 @@ def test_updates_are_those_of_plain_adamw() -> None:
             optimizer.step()
     for ours_now, reference_now in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours_now, reference_now)
+
+
+def test_float32_adamw_is_pytorchs_fused_one_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    model, theirs = Tied(), Tied()
+    theirs.load_state_dict(model.state_dict())
+    ours = build_optimizer(model, OptimizerConfig(weight_decay=0.0), torch.device("cpu"))
+    trained = [p for p in theirs.parameters() if p.requires_grad]
+    fused = torch.optim.AdamW(trained, lr=6e-4, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    for step in range(5):
+        for module, optimizer in ((model, ours), (theirs, fused)):
+            optimizer.zero_grad()
+            module(torch.tensor([1, 2, step])).square().sum().backward()
+            optimizer.step()
+    for one, other in zip(model.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert all(torch.equal(ours.state[one][k], v) for k, v in fused.state[other].items())
+
+
+def test_value_embeddings_have_the_rate_of_embeddings():
+    shape = {"layers": 2, "value_embeddings": 1, "smear": True, "width": 32}
+    model = tiny_decoder("speedrun", **shape)
+    config = OptimizerConfig(
+        kind="muon", learning_rate=0.01, embedding_learning_rate=0.1, head_learning_rate=0.003
+    )
+    optimizer = build_optimizer(model, config, torch.device("cpu"))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(model.embedding.weight)] == 0.1
+    assert rates[id(model.value_embeddings.tables[0].weight)] == 0.1
+    assert rates[id(model.lm_head.weight)] == 0.003
+    assert rates[id(model.smear.gate.weight)] == 0.01
+    assert rates[id(model.value_embeddings.gates)] == 0.01
+    assert rates[id(model.blocks[0].attention.qkv.weight)] == config.matrix_learning_rate

@@ -17,6 +17,8 @@ from hornbook.model.config import Family, GenerateConfig, ModelConfig
 from hornbook.model.decoder import Decoder
 from hornbook.model.generate import generate_text
 from hornbook.model.huggingface import export_weights
+from hornbook.optim.config import OptimizerConfig
+from hornbook.optim.groups import build_optimizer
 from hornbook.publish.export import export
 from hornbook.publish.weights import write_weights
 from hornbook.tokenizer.assemble import AddedToken, SplitPattern, named_tokens, tokenizer_json
@@ -78,7 +80,8 @@ def make_run(folder: Path, model: Decoder, step: int = 7) -> Path:
     store = CheckpointStore(
         folder / "pretrain" / "checkpoints", attachments={"tokenizer.json": tokenizer_file}
     )
-    store.save(step, model, torch.optim.AdamW(model.parameters()), {}, {}, wait=True)
+    optimizer = build_optimizer(model, OptimizerConfig(), torch.device("cpu"))
+    store.save(step, model, optimizer, {}, {}, wait=True)
     (folder / "recipe.yaml").write_text("name: little\n")
     totals = {
         "tokens": 1000, "documents": 10, "bytes": 4000,

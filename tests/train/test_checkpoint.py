@@ -7,7 +7,7 @@ import errno
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,9 +17,14 @@ from torch import Tensor, nn
 
 from hornbook.errors import HornbookError
 from hornbook.model.config import ModelConfig
+from hornbook.optim.config import OptimizerConfig
+from hornbook.optim.groups import build_optimizer
+from hornbook.optim.optimizer import Optimizer
 from hornbook.train import checkpoint_files
 from hornbook.train.checkpoint import CheckpointStore
 from hornbook.train.checkpoint_files import Checkpoint, list_checkpoints, surplus
+
+Kind = Literal["adamw", "adamw8bit"]
 
 CONFIG = ModelConfig(
     family="gpt2", vocabulary=30, vocabulary_rows=32, context=8, layers=1, heads=2, kv_heads=2,
@@ -45,18 +50,16 @@ class TiedModel(nn.Module):
         return self.head(self.norm(self.mlp(self.embedding(ids))))
 
 
-def optimizer_of(model: nn.Module, groups: int = 2) -> torch.optim.AdamW:
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+def optimizer_of(model: nn.Module, groups: int = 2, kind: Kind = "adamw") -> Optimizer:
+    config = OptimizerConfig(kind=kind, learning_rate=0.01, weight_decay=0.0)
+    optimizer = build_optimizer(model, config, torch.device("cpu"))
     if groups == 1:
-        return torch.optim.AdamW([*vectors, *matrices], lr=0.01, weight_decay=0.0)
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.0}, {"params": vectors, "weight_decay": 0.0}],
-        lr=0.01,
-    )
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        optimizer.param_groups[:] = [{**optimizer.param_groups[0], "params": parameters[::-1]}]
+    return optimizer
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+def train(model: nn.Module, optimizer: Optimizer, steps: int) -> None:
     for _ in range(steps):
         ids = torch.randint(0, 30, (4, 8))
         loss = nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.flatten())
@@ -65,7 +68,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> Non
         optimizer.step()
 
 
-def trained(steps: int = 3, seed: int = 0) -> tuple[TiedModel, torch.optim.AdamW]:
+def trained(steps: int = 3, seed: int = 0) -> tuple[TiedModel, Optimizer]:
     torch.manual_seed(seed)
     model = TiedModel()
     optimizer = optimizer_of(model)
@@ -107,7 +110,7 @@ def test_training_goes_on_bit_for_bit_after_loading(tmp_path: Path, groups: int)
     assert checkpoint is not None and checkpoint.step == 3
     loaded, generators = fresh.load(checkpoint, resumed, resumed_optimizer)
     torch.set_rng_state(generators["torch"])
-    assert loaded == {**state, "step": 3}
+    assert loaded == {**state, "step": 3, "optimizer": "adamw"}
     assert resumed.head.weight is resumed.embedding.weight
     train(resumed, resumed_optimizer, 3)
 
@@ -154,21 +157,36 @@ def test_compiled_model_is_saved_under_its_plain_names(tmp_path: Path) -> None:
     assert_same(model, other)
 
 
-def test_optimizer_with_scalars_and_other_dtypes(tmp_path: Path) -> None:
-    model, optimizer = trained(1)
-    weight = model.mlp.weight
-    codes = torch.randint(0, 255, (8, 8), dtype=torch.uint8)
-    optimizer.state[weight].update(codes=codes, halves=weight.detach().bfloat16(), count=7)
+def test_state_of_narrow_and_whole_numbers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    wide = dataclasses.replace(CONFIG, width=256)
+    model = TiedModel(wide).bfloat16()
+    optimizer = optimizer_of(model, kind="adamw8bit")
+    train(model, optimizer, 2)
     store = CheckpointStore(tmp_path)
-    store.save(1, model, optimizer, {}, random_state(), wait=True)
+    store.save(2, model, optimizer, {}, random_state(), wait=True)
     checkpoint = store.latest()
     assert checkpoint is not None
-    other, other_optimizer = trained(0, seed=1)
+    other = TiedModel(wide).bfloat16()
+    other_optimizer = optimizer_of(other, kind="adamw8bit")
     store.load(checkpoint, other, other_optimizer)
-    loaded = other_optimizer.state[other.mlp.weight]
-    assert loaded["count"] == 7
-    assert loaded["codes"].dtype == torch.uint8 and torch.equal(loaded["codes"], codes)
-    assert torch.equal(loaded["halves"], weight.detach().bfloat16())
+    assert_same(model, other)
+    dtypes = set()
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        for key, value in optimizer.state[a].items():
+            assert torch.equal(value, other_optimizer.state[b][key])
+            dtypes.add(value.dtype)
+    assert torch.uint8 in dtypes and torch.float32 in dtypes
+
+
+def test_another_kind_of_optimizer_is_refused_by_name(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    save_steps(store, 1)
+    checkpoint = store.latest()
+    assert checkpoint is not None
+    model = TiedModel()
+    with pytest.raises(HornbookError, match=r"optimizer\.kind adamw, .* adamw8bit cannot"):
+        store.load(checkpoint, model, optimizer_of(model, kind="adamw8bit"))
 
 
 def test_no_pickle_is_read_or_written(tmp_path: Path, monkeypatch) -> None:
@@ -316,7 +334,7 @@ def test_optimizer_state_of_an_untrained_parameter_is_refused(tmp_path: Path) ->
     assert checkpoint is not None
     model = TiedModel()
     with pytest.raises(HornbookError, match="which is not trained here"):
-        store.load(checkpoint, model, torch.optim.AdamW(model.norm.parameters()))
+        store.load(checkpoint, model, optimizer_of(model.norm, groups=1))
 
 
 def full_disk(*arguments: Any, **options: Any) -> None:

@@ -21,6 +21,8 @@ import torch
 from torch import nn
 
 from hornbook.model.config import ModelConfig
+from hornbook.optim.config import OptimizerConfig
+from hornbook.optim.groups import build_optimizer
 from hornbook.train import checkpoint, checkpoint_files
 from hornbook.train.checkpoint import CheckpointStore
 from hornbook.train.checkpoint_files import Checkpoint, list_checkpoints
@@ -74,7 +76,7 @@ def state_at(step):
     torch.manual_seed(0)
     model = nn.Linear(6, 6)
     model.config = ModelConfig("gpt2", 30, 32, 8, 1, 2, 2, 4, 8, 16, True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.01), torch.device("cpu"))
     for _ in range(step):
         optimizer.zero_grad()
         model(torch.randn(4, 6)).square().sum().backward()

@@ -13,6 +13,9 @@ from torch import nn
 
 from hornbook.errors import HornbookError
 from hornbook.model.config import ModelConfig
+from hornbook.optim.config import OptimizerConfig
+from hornbook.optim.groups import build_optimizer
+from hornbook.optim.optimizer import Optimizer
 from hornbook.train.checkpoint import CheckpointStore
 from hornbook.train.checkpoint_files import list_checkpoints
 from hornbook.train.mirror import Mirror
@@ -30,11 +33,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"memory://{uuid.uuid4().hex}/run"
 
 
-def model_at(step: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def model_at(step: int) -> tuple[nn.Module, Optimizer]:
     torch.manual_seed(step)
     model = nn.Linear(4, 4)
     model.config = CONFIG
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = build_optimizer(model, OptimizerConfig(), torch.device("cpu"))
     model(torch.ones(4)).sum().backward()
     optimizer.step()
     return model, optimizer

@@ -60,3 +60,16 @@ def test_calibration_leaves_the_slow_first_step_out(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(horizon.time, "perf_counter", lambda: now[0])
     assert horizon.seconds_of_step(rehearse, 60.0) == 2.0
     assert next(done) == horizon.CALIBRATION_STEPS + 1
+
+
+def test_a_noisy_moment_does_not_shorten_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    # The first does not count; then most steps meet something else that the machine does.
+    times = iter([30.0, *[0.3, 0.2, 0.21, 0.5, 0.9, 0.4] * 4, *[9.0] * 9])
+
+    def rehearse() -> None:
+        now[0] += next(times)
+
+    monkeypatch.setattr(horizon.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(horizon, "CALIBRATION_SECONDS", 40.0)
+    assert horizon.seconds_of_step(rehearse, 3600.0) == pytest.approx(0.205, abs=0.01)

@@ -15,6 +15,8 @@ from hornbook.errors import HornbookError
 from hornbook.model.config import ModelConfig
 from hornbook.model.decoder import Decoder
 from hornbook.model.huggingface import export_weights, stock_config
+from hornbook.optim.config import OptimizerConfig
+from hornbook.optim.groups import build_optimizer
 from hornbook.train.checkpoint import CheckpointStore
 from hornbook.train.load import check_same_architecture, initial_weights, load_model
 
@@ -42,7 +44,7 @@ def run(tmp_path: Path, decoder: Decoder) -> Path:
     halved = Decoder(CONFIG)
     halved.load_state_dict({name: t / 2 for name, t in decoder.state_dict().items()})
     for step, model in [(10, halved), (20, decoder)]:
-        optimizer = torch.optim.AdamW(model.parameters())
+        optimizer = build_optimizer(model, OptimizerConfig(), torch.device("cpu"))
         store.save(step, model, optimizer, {}, {}, wait=True)
     return folder
 
@@ -157,7 +159,8 @@ def test_initial_weights_of_another_architecture(run: Path, decoder: Decoder) ->
 def test_model_of_a_newer_version(run: Path, tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "new", attachments={"tokenizer.json": b"{}"})
     model = Decoder(CONFIG)
-    store.save(1, model, torch.optim.AdamW(model.parameters()), {}, {}, wait=True)
+    optimizer = build_optimizer(model, OptimizerConfig(), torch.device("cpu"))
+    store.save(1, model, optimizer, {}, {}, wait=True)
     folder = tmp_path / "new" / "step-00000001"
     values = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**values, "experts": 8}))

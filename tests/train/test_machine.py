@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +16,23 @@ from tiny_run import MODEL, PRETRAIN, CountingRows
 
 from hornbook.errors import HornbookError
 from hornbook.model.decoder import Decoder
+from hornbook.model.engine import Engine
 from hornbook.optim.config import OptimizerConfig
 from hornbook.optim.groups import build_optimizer
 from hornbook.train import machine as machines
-from hornbook.train import probe as probes
+from hornbook.train import probe_memory
+from hornbook.train.compiling import start
 from hornbook.train.machine import Machine, asked, device_name, pick_device
 from hornbook.train.objective import Forward, NextToken
 from hornbook.train.precision import Precision
-from hornbook.train.probe import Trial, allocate_state, choose_precision, cpu_micro_batch, probe
+from hornbook.train.probe import choose_precision, probe
+from hornbook.train.probe_memory import (
+    allocate_state,
+    choose_memory,
+    cpu_micro_batch,
+    even_rows,
+)
+from hornbook.train.trial import Trial
 
 CPU = torch.device("cpu")
 
@@ -29,7 +42,7 @@ def some_machine(**values: Any) -> Machine:
         "device": "cpu",
         "device_name": device_name("cpu"),
         "precision": "bf16",
-        "compile": False,
+        "compile": "off",
         "threads": 2,
         "torch": torch.__version__,
         "asked": asked(PRETRAIN),
@@ -53,6 +66,18 @@ def test_written_and_read_back(tmp_path: Path) -> None:
     machine = some_machine(reasons={"precision": "tried"}, steps_per_minute=12.5)
     machine.write(tmp_path)
     assert Machine.read(tmp_path) == machine
+    assert machine.engine() == Engine()
+    # As the first version wrote it.
+    values = json.loads((tmp_path / "machine.json").read_text())
+    for name in ("weights", "attention", "checkpointing", "budget", "cross_entropy", "residual"):
+        del values[name]
+    del values["float8"], values["asked"]["weights"], values["asked"]["attention"]
+    values["compile"] = True
+    (tmp_path / "machine.json").write_text(json.dumps(values))
+    earlier = Machine.read(tmp_path)
+    assert earlier is not None and earlier.engine() == Engine(compile="on")
+    assert earlier.answers(PRETRAIN, "cpu")
+    assert not earlier.answers(replace(PRETRAIN, attention="math"), "cpu")
     (tmp_path / "machine.json").write_text('{"gpu": 1}')
     with pytest.raises(HornbookError, match="another version"):
         Machine.read(tmp_path)
@@ -116,20 +141,25 @@ def test_micro_batch_rule_on_a_cpu() -> None:
     assert cpu_micro_batch(64, 8192, 50304) == 1
 
 
-def test_probing_leaves_no_trace() -> None:
+def a_trial(rows: int = 8, device: torch.device = CPU) -> Trial:
     model = Decoder(MODEL, torch.Generator().manual_seed(1)).train()
-    optimizer = build_optimizer(model, OptimizerConfig(), CPU)
-    before = {name: p.clone() for name, p in model.named_parameters()}
+    return Trial(model, NextToken(), CountingRows().rows(0, rows), device)
+
+
+def test_probing_leaves_no_trace() -> None:
+    trial = a_trial()
+    optimizer = build_optimizer(trial.model, OptimizerConfig(), CPU)
+    before = {name: p.clone() for name, p in trial.model.named_parameters()}
     config = replace(PRETRAIN, precision="auto", micro_batch=0)
-    batch = CountingRows().rows(0, 8)
-    machine, forward = probe(config, model, NextToken(), optimizer, batch, CPU)
+    machine = probe(config, trial, optimizer)
+    forward = start(machine, trial, config.compile)
     allocate_state(optimizer)
     optimizer.state.clear()
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert all(torch.equal(p, before[name]) for name, p in trial.model.named_parameters())
     assert machine.precision == "fp32"
     assert "too small" in machine.reasons["precision"]
-    assert (machine.compile, machine.micro_batches) == (False, [[1, 8]])
-    assert forward(batch)[0] > 0
+    assert (machine.engine(), machine.micro_batches) == (Engine(), [[1, 8]])
+    assert forward(trial.batch)[0] > 0
     assert {group["lr"] for group in optimizer.param_groups} == {OptimizerConfig().learning_rate}
 
 
@@ -146,7 +176,7 @@ def test_a_cpu_takes_bf16_only_where_it_is_faster(
     wide = Decoder(replace(MODEL, width=128, head_dim=64))
     trial = Trial(wide, NextToken(), CountingRows().rows(0, 8), CPU)
     reasons: dict[str, str] = {}
-    assert choose_precision("auto", trial, reasons) == chosen
+    assert choose_precision(replace(PRETRAIN, precision="auto"), trial, reasons) == chosen
     assert reasons["precision"].startswith("bf16 measured")
 
 
@@ -155,33 +185,117 @@ def test_a_precision_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPat
         raise FloatingPointError("the loss is nan")
 
     monkeypatch.setattr(Trial, "seconds", fail)
-    trial = Trial(Decoder(MODEL), NextToken(), CountingRows().rows(0, 8), CPU)
     with pytest.raises(HornbookError, match="fp16 does not work on this cpu: the loss is nan"):
-        choose_precision("fp16", trial, {})
+        choose_precision(replace(PRETRAIN, precision="fp16"), a_trial(), {})
 
 
-def test_the_micro_batch_is_doubled_while_it_fits_and_gains(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    speeds: dict[int, float | None] = {1: 1.0, 2: 1.9, 4: 3.5, 8: 3.52, 16: 9.9}
-    monkeypatch.setattr(probes, "_rows_per_second", lambda t, p, rows, limit: speeds[rows])
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10, 10))
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
-    model = Decoder(MODEL)
-    optimizer = build_optimizer(model, OptimizerConfig(), CPU)
-    trial = Trial(model, NextToken(), CountingRows().rows(0, 16), CPU)
-    precision = Precision("fp32", CPU)
-    assert probes.largest_micro_batch(trial, precision, optimizer) == 4
-    speeds[4] = None
-    assert probes.largest_micro_batch(trial, precision, optimizer) == 2
+def test_bf16_on_a_gpu_that_emulates_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    trial = a_trial(device=torch.device("cuda"))
+    with pytest.raises(HornbookError, match=r"pretrain\.precision: bf16 .*: it has no bf16"):
+        choose_precision(replace(PRETRAIN, precision="bf16"), trial, {})
+    with pytest.raises(HornbookError, match=r"pretrain\.weights: bf16 .*Set it to fp32"):
+        choose_precision(replace(PRETRAIN, precision="auto", weights="bf16"), trial, {})
 
-    def run_out(*arguments: Any) -> float:
-        raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(probes, "_rows_per_second", run_out)
+def test_a_kernel_that_does_not_work_is_refused() -> None:
+    trial = a_trial()
+    optimizer = build_optimizer(trial.model, OptimizerConfig(), CPU)
+    with pytest.raises(HornbookError, match=r"pretrain\.cross_entropy: fused does not work here"):
+        probe(replace(PRETRAIN, cross_entropy="fused"), trial, optimizer)
+
+
+def test_what_is_asked_for_is_what_the_engine_is() -> None:
+    trial = a_trial()
+    optimizer = build_optimizer(trial.model, OptimizerConfig(), CPU)
+    asked_for: dict[str, Any] = {
+        "attention": "math",
+        "cross_entropy": "chunked",
+        "activation_checkpointing": "full",
+        "residual": "bf16",
+    }
+    machine = probe(replace(PRETRAIN, **asked_for), trial, optimizer)
+    assert machine.engine() == Engine(
+        attention="math", cross_entropy="chunked", checkpointing="full", residual="bf16"
+    )
+
+
+# --------------------------------------------------------------------------- memory, as on a GPU
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], int]:
+    """A GPU on which each way to compute (checkpointing, cross-entropy) holds so many rows; 4 rows
+    fill it, 16 are the most that pay."""
+    most: dict[tuple[str, str], int] = {}
+
+    def fits(trial: Trial, precision: Precision, rows: int, **_: Any) -> bool:
+        engine = trial.model.engine
+        assert engine.compile == "off"
+        return rows <= most.get((engine.checkpointing, engine.cross_entropy), 0)
+
+    monkeypatch.setattr(Trial, "fits", fits)
+    monkeypatch.setattr(probe_memory, "_memory_limit", lambda device, share: share)
+    monkeypatch.setattr(probe_memory, "free_memory", lambda device: None)
+    monkeypatch.setattr(probe_memory, "FILLING_TOKENS", 4 * 16)
+    monkeypatch.setattr(probe_memory, "GPU_TOKENS", 16 * 16)
+    return most
+
+
+def chosen(rows: int, **settings: Any) -> Machine:
+    """The choices for a step of so many rows."""
+    trial = a_trial(rows)
+    optimizer = build_optimizer(trial.model, OptimizerConfig(), CPU)
+    trial.device = torch.device("cuda")
+    machine = some_machine(device="cuda", compile="on")
+    config = replace(PRETRAIN, **{"micro_batch": 0, **settings})
+    choose_memory(config, machine, trial, Precision("fp32", CPU), optimizer)
+    assert not optimizer.state and machine.compile == "on"
+    return machine
+
+
+def test_nothing_is_given_up_where_memory_is_plenty(memory: dict[tuple[str, str], int]) -> None:
+    memory["none", "plain"] = 100
+    machine = chosen(64)
+    assert (machine.micro_batches, machine.engine()) == ([[1, 16]], Engine(compile="on"))
+    assert chosen(12).micro_batches == [[1, 12]]
+
+
+def test_as_little_as_fits_is_given_up(memory: dict[tuple[str, str], int]) -> None:
+    memory.update({("none", "plain"): 2, ("none", "chunked"): 3, ("selective", "chunked"): 9})
+    machine = chosen(64)
+    assert (machine.checkpointing, machine.cross_entropy) == ("selective", "chunked")
+    assert machine.micro_batches == [[1, 8]]
+    # Where nothing fills the device, what the most rows fit with; of equals the first.
+    memory["selective", "chunked"] = 3
+    machine = chosen(64)
+    assert (machine.checkpointing, machine.cross_entropy) == ("none", "plain")
+    assert machine.micro_batches == [[1, 2]]
+
+
+def test_what_is_asked_for_is_not_given_up(memory: dict[tuple[str, str], int]) -> None:
+    memory.update({("none", "plain"): 2, ("selective", "chunked"): 32})
+    settings: dict[str, Any] = {"cross_entropy": "plain", "activation_checkpointing": "none"}
+    assert chosen(64, **settings).micro_batches == [[1, 2]]
+    # Rows that were asked for are halved by the first step, if need be, and not here.
+    assert chosen(64, micro_batch=32, **settings).micro_batches == [[1, 32]]
+    assert chosen(64, micro_batch=32).checkpointing == "selective"
+    machine = chosen(64, micro_batch=64)
+    assert (machine.checkpointing, machine.micro_batches) == ("full", [[1, 64]])
+
+
+def test_one_row_that_does_not_fit_is_said(memory: dict[tuple[str, str], int]) -> None:
     with pytest.raises(HornbookError, match="one row of 16 tokens does not fit"):
-        probes.largest_micro_batch(trial, precision, optimizer)
-    assert not optimizer.state
+        chosen(8)
+
+
+def test_micro_batches_are_alike_where_they_can_be() -> None:
+    assert [even_rows(*numbers) for numbers in ((60, 16), (64, 16), (61, 16), (10, 4), (3, 8))] == [
+        15, 16, 16, 4, 3,
+    ]  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------- compiling
 
 
 @pytest.mark.parametrize("wanted", ["on", "auto"])
@@ -199,13 +313,48 @@ def test_memory_running_out_is_no_reason_not_to_compile(
         return 1.0
 
     monkeypatch.setattr(Trial, "seconds", run_out)
-    monkeypatch.setattr(probes, "free_memory", lambda device: None)
-    model = Decoder(MODEL)
-    trial = Trial(model, NextToken(), CountingRows().rows(0, 16), CPU)
-    machine = some_machine(device="cuda", micro_batches=[[1, 16]])
+    machine = some_machine(compile="on", precision="fp32", micro_batches=[[1, 16]])
     fitting = 4
-    probes._choose_compile(wanted, machine, trial, Precision("fp32", CPU))
-    assert (tried, machine.micro_batches, machine.compile) == ([16, 8, 4], [[1, 4]], True)
+    start(machine, a_trial(16), wanted)
+    assert (tried, machine.micro_batches, machine.compile) == ([16, 8, 4], [[1, 4]], "on")
     fitting = 0
     with pytest.raises(HornbookError, match="one row of 16 tokens does not fit"):
-        probes._choose_compile(wanted, machine, trial, Precision("fp32", CPU))
+        start(machine, a_trial(16), wanted)
+
+
+SCRIPT = """
+import os
+os.environ["PATH"] = ""  # neither gcc nor clang nor c++
+os.environ.pop("CXX", None), os.environ.pop("CC", None)
+import sys
+from tiny_run import fit
+from pathlib import Path
+from hornbook.errors import HornbookError
+from hornbook.train import probe
+probe._compile = lambda config, trial: "on"  # as `auto` has it on CUDA
+try:
+    outcome = fit(Path(sys.argv[1]), {"steps": 2, "micro_batch": 8, "compile": sys.argv[2]})
+    print(outcome.step, outcome.loss)
+except HornbookError as error:
+    print(error)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("wanted", ["auto", "on"])
+def test_without_a_compiler_training_goes_on_and_says_so(tmp_path: Path, wanted: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path), wanted],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
+        cwd=Path(__file__).parent,
+    )
+    assert done.returncode == 0, done.stderr
+    if wanted == "auto":
+        assert done.stdout.startswith("2 "), done.stderr
+        assert "torch.compile does not work here, training goes on without it: " in done.stderr
+        machine = Machine.read(tmp_path)
+        assert machine is not None and machine.compile == "off"
+    else:
+        assert done.stdout.startswith("pretrain.compile: torch.compile does not work here: ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from hornbook.tokenizer.tokenizer import Tokenizer
 from hornbook.tokens.config import DataConfig
 from hornbook.tokens.manifest import Manifest
 from hornbook.tokens.tokenize import tokenize
-from hornbook.train import horizon
+from hornbook.train import horizon, validation
 from hornbook.train.config import PretrainConfig
 from hornbook.train.pretrain import pretrain, starting_model
 from hornbook.train.state import Outcome
+from hornbook.train.validation import ValidationLoss
 
 MODEL = ModelSettings(preset="gpt2-124m", layers=1, heads=2, width=32, context=32)
 PRETRAIN = PretrainConfig(
@@ -138,3 +140,33 @@ def test_a_budget_pays_for_no_more_validation_than_there_is(
         budget = {"steps": 0, "minutes": 0.01, "evaluate_tokens": asked}
         train(tokens, tmp_path / str(asked), pretrain=budget)
     assert asked_and_there == [there, there, 64]
+
+
+# -------------------------------------------------------------------- loss on the validation set
+
+
+def test_validation_halves_its_rows_when_memory_runs_out(
+    tokens: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = Tokenizer.load(tokens / "tokenizer").size
+    model = Decoder(resolve(MODEL, size), torch.Generator().manual_seed(3)).train()
+    whole = ValidationLoss(tokens, 32, 1024, verify=True)(model)
+    assert whole["validation_loss"] == pytest.approx(math.log(size), abs=0.1)
+    monkeypatch.setattr(validation, "LOGITS_AT_ONCE", 40 * model.config.vocabulary_rows)
+    in_parts = ValidationLoss(tokens, 32, 1024, verify=True)(model)
+    assert in_parts == pytest.approx(whole, rel=1e-6)
+    hidden, most = model.hidden, 5
+
+    def limited(ids: torch.Tensor, *others: Any) -> torch.Tensor:
+        if len(ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return hidden(ids, *others)
+
+    monkeypatch.setattr(model, "hidden", limited)
+    halved = ValidationLoss(tokens, 32, 1024, verify=True)(model)
+    assert halved == pytest.approx(whole, rel=1e-6)
+    assert "out of memory while evaluating: going on with 4 rows" in capsys.readouterr().err
+    assert model.training
+    most = 0
+    with pytest.raises(HornbookError, match="evaluating one row does not fit in memory"):
+        ValidationLoss(tokens, 32, 1024, verify=True)(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,24 +18,31 @@ from hornbook.model.decoder import Decoder
 from hornbook.optim.config import OptimizerConfig
 from hornbook.optim.groups import build_optimizer
 from hornbook.tokens.batch import IGNORE, Batch
+from hornbook.train import precision as precisions
 from hornbook.train.objective import NextToken, bind
 from hornbook.train.precision import Precision, PrecisionName
-from hornbook.train.step import NotFinite, Stepper, even_size, pieces
+from hornbook.train.step import NotFinite, Stepper, StepReport, even_size, pieces
 
 CPU = torch.device("cpu")
 
 
+class Steps(Stepper):
+    """Says at once what a step did, and knows what a batch of tokens weighs."""
+
+    def do(self, step: int, batch: Batch, micro_batch: int, **settings: Any) -> StepReport:
+        return self.step(step, batch, micro_batch, NextToken().weight(batch), **settings).result()
+
+
 def stepper(
     objective: Any = None, *, clip: float = 0.0, precision: PrecisionName = "fp32", rate: float = 0
-) -> tuple[Decoder, Stepper]:
+) -> tuple[Decoder, Steps]:
     """A model without dropout, and what trains it."""
     objective = objective or NextToken()
     model = Decoder(MODEL, torch.Generator().manual_seed(1)).eval()
     optimizer = build_optimizer(model, OptimizerConfig(learning_rate=rate), CPU)
-    return model, Stepper(
+    return model, Steps(
         model,
-        bind(objective, model, compiled=False),
-        objective,
+        bind(objective, model),
         optimizer,
         Precision(precision, CPU),
         gradient_clip=clip,
@@ -83,7 +91,7 @@ def test_accumulation_is_one_big_batch_whatever_is_masked() -> None:
     mean.backward()
     expected = gradients(model)
     for micro_batch in (8, 5, 3, 2, 1):
-        report = one.step(1, batch, micro_batch)
+        report = one.do(1, batch, micro_batch)
         assert report.loss == pytest.approx(float(mean.detach()), rel=1e-6)
         for name, gradient in gradients(model).items():
             torch.testing.assert_close(gradient, expected[name], msg=f"{name} {micro_batch}")
@@ -102,7 +110,7 @@ def test_pieces_are_the_rows_in_order_few_and_even(rows: int, most: int) -> None
 
 def test_clips_the_global_norm() -> None:
     model, one = stepper(clip=0.1)
-    report = one.step(1, CountingRows().rows(0, 8), 4)
+    report = one.do(1, CountingRows().rows(0, 8), 4)
     norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients(model).values()]))
     assert report.gradient_norm is not None and report.gradient_norm > 0.5
     assert float(norm) == pytest.approx(0.1, rel=1e-3)
@@ -114,7 +122,7 @@ def test_narrow_precisions_are_near_fp32_and_gradients_unscaled(precision: Preci
     exact_model, exact = stepper(clip=0.1, rate=1e-3)
     model, narrow = stepper(clip=0.1, rate=1e-3, precision=precision)
     for step in (1, 2):
-        expected, report = exact.step(step, batch, 4), narrow.step(step, batch, 4)
+        expected, report = exact.do(step, batch, 4), narrow.do(step, batch, 4)
         assert report.updated
         assert report.loss == pytest.approx(expected.loss, rel=1e-2)
         assert report.gradient_norm == pytest.approx(expected.gradient_norm, rel=3e-2)
@@ -126,7 +134,7 @@ def test_narrow_precisions_are_near_fp32_and_gradients_unscaled(precision: Preci
 def test_fp16_overflow_skips_the_update_and_lowers_the_scale() -> None:
     model, one = stepper(Odd(1, 3e4), precision="fp16", rate=1e-2)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    report = one.step(1, CountingRows().rows(0, 8), 8)
+    report = one.do(1, CountingRows().rows(0, 8), 8)
     assert (report.updated, report.gradient_norm) == (False, None)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert one.precision.state()["scale"] == 2.0**15
@@ -139,9 +147,9 @@ def test_out_of_memory_redoes_the_step_in_halves() -> None:
     batch = CountingRows().rows(0, 8)
     said: list[tuple[int, int]] = []
     model, limited = stepper(Limited(2))
-    report = limited.step(9, batch, 8 - 1, smaller=lambda *change: said.append(change))
+    report = limited.do(9, batch, 8 - 1, smaller=lambda *change: said.append(change))
     reference_model, reference = stepper()
-    expected = reference.step(9, batch, 1)
+    expected = reference.do(9, batch, 1)
     assert said == [(9, 3), (9, 1)]
     assert report == expected
     reference_gradients = gradients(reference_model)
@@ -152,14 +160,14 @@ def test_out_of_memory_redoes_the_step_in_halves() -> None:
 def test_one_row_that_does_not_fit_is_said() -> None:
     _, limited = stepper(Limited(0))
     with pytest.raises(HornbookError, match=r"step 2: one row of 16 tokens does not fit"):
-        limited.step(2, CountingRows().rows(0, 4), 2)
+        limited.do(2, CountingRows().rows(0, 4), 2)
 
 
 def test_other_errors_are_not_taken_for_memory() -> None:
     batch = CountingRows().rows(0, 4)
     batch.inputs[0, 0] = 10_000
     with pytest.raises(IndexError):
-        stepper()[1].step(1, batch, 4)
+        stepper()[1].do(1, batch, 4)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -167,14 +175,14 @@ def test_a_loss_that_is_no_number_names_step_and_rows_and_changes_nothing(value:
     model, one = stepper(Odd(2, value), rate=1e-2)
     before = {name: p.clone() for name, p in model.named_parameters()}
     with pytest.raises(NotFinite, match=r"step 7: the loss is (nan|inf) in rows 1004-1007"):
-        one.step(7, CountingRows().rows(0, 8), 4, rows=(1000, 1008))
+        one.do(7, CountingRows().rows(0, 8), 4, rows=(1000, 1008))
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
 
 
 def test_a_gradient_that_is_no_number_names_the_cause() -> None:
     _, one = stepper(Odd(2, None))
     with pytest.raises(NotFinite, match=r"step 7: the gradient is nan in rows 0-7.*backward pass"):
-        one.step(7, CountingRows().rows(0, 8), 4, rows=(0, 8))
+        one.do(7, CountingRows().rows(0, 8), 4, rows=(0, 8))
 
 
 def test_weights_that_are_no_numbers_are_named() -> None:
@@ -182,11 +190,74 @@ def test_weights_that_are_no_numbers_are_named() -> None:
     with torch.no_grad():
         model.final_norm.weight[3] = math.nan
     with pytest.raises(NotFinite, match=r"the weights final_norm.weight are not finite"):
-        one.step(7, CountingRows().rows(0, 8), 8, rows=(0, 8))
+        one.do(7, CountingRows().rows(0, 8), 8, rows=(0, 8))
 
 
 def test_a_step_without_targets_is_an_error_not_a_division_by_zero() -> None:
     batch = CountingRows().rows(0, 8)
     batch.targets.fill_(IGNORE)
-    with pytest.raises(HornbookError, match=r"step 5: no tokens to learn from in rows 32-39"):
-        stepper()[1].step(5, batch, 4, rows=(32, 40))
+    with pytest.raises(HornbookError, match=r"step 5: nothing to learn from in rows 32-39"):
+        stepper()[1].do(5, batch, 4, rows=(32, 40))
+
+
+# ------------------------------------------------------- pipelined, as on CUDA: the device decides
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_pipelined_steps_are_those_that_wait(precision: PrecisionName) -> None:
+    # fp16 overflows in the second step.
+    odd = {"objective": Odd(3, 3e4)} if precision == "fp16" else {}
+    model, one = stepper(clip=0.1, rate=1e-2, precision=precision, **odd)
+    other_model, pipelined = stepper(clip=0.1, rate=1e-2, precision=precision, **(
+        {"objective": Odd(3, 3e4)} if odd else {}
+    ))  # fmt: skip
+    pipelined.pipelined = True
+    pending, expected = [], []
+    for step in range(1, 5):
+        batch = CountingRows().rows(step * 8, 8)
+        expected.append(one.do(step, batch, 4))
+        pending.append(pipelined.step(step, batch, 4, NextToken().weight(batch)))
+    assert [each.result() for each in pending] == expected
+    assert [each.updated for each in expected] == [True, precision != "fp16", True, True]
+    for ours, theirs in zip(other_model.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert pipelined.precision.state() == one.precision.state()
+
+
+@pytest.mark.parametrize("factor", [math.nan, None])
+def test_pipelined_nothing_changes_after_a_step_that_is_not_finite(factor: float | None) -> None:
+    model, one = stepper(Odd(3, factor), rate=1e-2)
+    one.pipelined = True
+    batch = CountingRows().rows(0, 8)
+    weight = NextToken().weight(batch)
+    one.step(1, batch, 4, weight).result()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    bad = one.step(2, batch, 4, weight)
+    one.step(3, batch, 4, weight)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    with pytest.raises(NotFinite, match=r"step 2: the (loss|gradient) is nan") as error:
+        bad.result()
+    assert error.value.step == 2
+
+
+def test_the_loss_scale_is_that_of_gradscaler() -> None:
+    ours, theirs = Precision("fp16", CPU), torch.amp.GradScaler("cpu", growth_interval=3)
+    with patch.object(precisions, "GROWTH_STEPS", 3):
+        for overflows in (0, 0, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0):
+            weight = nn.Parameter(torch.ones(1))
+            optimizer = torch.optim.SGD([weight])
+            theirs.scale(weight.sum() * (math.inf if overflows else 1.0)).backward()
+            theirs.unscale_(optimizer)
+            theirs.update()
+            ours.update_scale(torch.tensor(float(overflows)))
+            assert ours.state()["scale"] == theirs.get_scale()
+            assert ours.state()["_growth_tracker"] == theirs._get_growth_tracker()
+
+
+def test_a_scale_that_does_not_help_is_an_error() -> None:
+    _, one = stepper(Odd(1, 3e4), precision="fp16")
+    one.precision.load_state({"scale": 1.0, "_growth_tracker": 0})
+    gradient = one._parameters[0]
+    gradient.register_hook(lambda grad: grad * math.inf)
+    with pytest.raises(HornbookError, match="step 3: fp16 gradients overflow however small"):
+        one.do(3, CountingRows().rows(0, 8), 8)

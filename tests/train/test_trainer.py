@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from hornbook.errors import HornbookError
 from hornbook.tokens.batch import Batch
 from hornbook.train import horizon
+from hornbook.train import trainer as trainers
 from hornbook.train.machine import Machine
 from hornbook.train.objective import NextToken
-from hornbook.train.step import NotFinite
+from hornbook.train.step import NotFinite, Stepper
 
 
 class Scripted(NextToken):
@@ -78,6 +79,18 @@ def test_two_fits_are_one(tmp_path: Path) -> None:
     assert losses(tmp_path / "two") == losses(tmp_path / "one")
     assert second.loss == fit(tmp_path / "one", {"steps": 20}, optimizer=constant).loss
     assert events(tmp_path / "two", "horizon")[0]["message"] == "20 steps instead of 7"
+
+
+def test_narrow_weights_learn_and_two_fits_are_one(tmp_path: Path) -> None:
+    settings = {"weights": "bf16", "precision": "auto"}
+    constant = {"schedule": "constant", "warmup_steps": 0}
+    fit(tmp_path / "one", {**settings, "steps": 40}, optimizer=constant)
+    trainer = build(tmp_path / "two", {**settings, "steps": 11}, optimizer=constant)
+    trainer.fit()
+    assert {p.dtype for p in trainer._model.parameters()} == {torch.bfloat16}
+    fit(tmp_path / "two", {**settings, "steps": 40}, optimizer=constant)
+    assert losses(tmp_path / "two") == losses(tmp_path / "one")
+    assert losses(tmp_path / "one")[-1][1] < 1.7
 
 
 def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
@@ -197,6 +210,60 @@ def test_a_damaged_checkpoint_falls_back(
     assert losses(tmp_path / "cut")[:5] != losses(tmp_path / "whole")[:5]
     assert events(tmp_path / "cut", "resumed")[-1]["step"] == 20
     assert "step-00000025" in capsys.readouterr().err
+
+
+# --------------------------------------------------- as on CUDA, where a step's numbers come later
+
+
+@pytest.fixture
+def pipelined(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pipelined(Stepper):
+        def __init__(self, *arguments: Any, **settings: Any):
+            super().__init__(*arguments, **settings)
+            self.pipelined = True
+
+    monkeypatch.setattr(trainers, "Stepper", Pipelined)
+
+
+def timeless(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what is measured."""
+    measured = {"seconds", "tokens_per_second", "loader_wait", "memory_gb"}
+    return [{k: v for k, v in line.items() if k not in measured} for line in records(folder)]
+
+
+def test_a_pipelined_run_writes_the_same(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    settings = {"sample_every": 7, "checkpoint_every": 9}
+    fit(tmp_path / "waiting", settings)
+    request.getfixturevalue("pipelined")
+    fit(tmp_path / "whole", settings)
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "waiting")
+
+    def terminate(loss: Tensor) -> Tensor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    fit(tmp_path / "cut", settings, objective=Scripted(26, terminate))
+    assert losses(tmp_path / "cut")[-1][0] == 13
+    fit(tmp_path / "cut", settings)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "waiting")
+
+
+@pytest.mark.usefixtures("pipelined")
+def test_a_pipelined_run_stops_a_step_later_and_stays_stopped(tmp_path: Path) -> None:
+    settings = {"steps": 500, "stop_at_loss": "initial-2.8", "evaluate_every": 0}
+    outcome = fit(tmp_path, settings)
+    column = [loss for _, loss in losses(tmp_path)]
+    assert outcome.reason == "target"
+    assert sum(column[-51:-1]) / 50 <= column[0] - 2.8 < sum(column[-52:-2]) / 50
+    assert fit(tmp_path, settings).step == outcome.step == len(column)
+
+
+@pytest.mark.usefixtures("pipelined")
+def test_pipelined_nan_names_its_step_and_rows(tmp_path: Path) -> None:
+    with pytest.raises(NotFinite, match=r"step 13: the loss is nan in rows 100-103"):
+        fit(tmp_path, objective=Scripted(2 * 13, lambda loss: loss * math.nan))
+    assert [event["step"] for event in events(tmp_path, "nan")] == [13]
+    assert losses(tmp_path)[-1][0] == 12
 
 
 # ---------------------------------------------------------------------------------- out of memory
@@ -327,6 +394,23 @@ def test_calibration_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_no_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HornbookError, match="nothing says how long to train"):
         build(tmp_path, {"steps": 0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"activation_budget": 1.5}, r"pretrain\.activation_budget: must be between 0 and 1"),
+        ({"weights": "bf16"}, r"pretrain\.weights: bf16 cannot be trained in fp32"),
+        ({"float8": True, "compile": "off"}, r"pretrain\.float8: 8 bits without compiling"),
+        ({"float8": True}, r"pretrain\.float8"),
+        ({"activation_checkpointing": "budget"}, r"pretrain\.activation_checkpointing: a budget"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(HornbookError, match=message):
+        fit(tmp_path, settings)
 
 
 def test_evaluation_sees_a_model_in_evaluation_mode(tmp_path: Path) -> None:

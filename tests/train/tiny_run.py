@@ -87,7 +87,7 @@ def evaluate(model: Decoder) -> dict[str, float]:
     """Mean loss over some rows that are never trained on."""
     objective = NextToken()
     batch = CountingRows(seed=99).rows(0, 16)
-    loss, _ = objective(model, batch)
+    loss, _ = objective(model, batch.to(model.embedding.weight.device))
     return {"validation_loss": float(loss) / objective.weight(batch)}
 
 

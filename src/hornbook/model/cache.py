@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from hornbook.model.config import ModelConfig
+from hornbook.model.rotary import Rotation
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,26 @@ class LayerCache:
     """Like keys."""
     positions: Tensor
     """int64 [rows, T]"""
+    kernels: bool = False
+    """One token a row may go through the Triton kernel."""
+    plain_keys: Tensor | None = None
+    """With `key_shift`: keys of the heads that are shifted, before that; see `lookback`."""
+
+    def attends(self, tokens: int) -> bool:
+        """Whether `attend` stands for rotation, `update` and attention, with `tokens` a row."""
+        return self.kernels and tokens == 1
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, rotation: Rotation | None
+    ) -> Tensor:
+        """Rotate, write and attend in one launch, reading only the slots that are in use.
+
+        Query [rows, 1, heads, head_dim], key and value [rows, 1, kv_heads, head_dim]; returns the
+        query's shape.
+        """
+        from hornbook.model.decode_kernels import attend
+
+        return attend(query, key, value, self.keys, self.values, self.positions, rotation)
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write key and value [rows, T, kv_heads, head_dim]; return those of all slots."""
@@ -63,8 +84,18 @@ class KeyValueCache:
         # Zeros, not empty: slots that are masked still meet a product, where NaN would spread.
         self._keys = torch.zeros(shape, device=device, dtype=dtype)
         self._values = torch.zeros(shape, device=device, dtype=dtype)
+        self._plain_keys: Tensor | None = None
+        if config.key_shift:
+            shifted = (*shape[:3], config.kv_heads // 2, config.head_dim)
+            self._plain_keys = torch.zeros(shifted, device=device, dtype=dtype)
+        self.embeddings: Tensor | None = None
+        """With `smear`: embeddings of the tokens, [rows, slots, width]; see `lookback`."""
+        if config.smear:
+            self.embeddings = torch.zeros(rows, length, config.width, device=device, dtype=dtype)
         self.lengths = torch.zeros(rows, device=device, dtype=torch.int64)
         """Tokens held in each row, int64 [rows]."""
+        self.kernels = False
+        """Let one token a row go through the Triton kernel; whoever sets it knows that it runs."""
 
     @property
     def length(self) -> int:
@@ -89,6 +120,13 @@ class KeyValueCache:
         """Make a row empty, for another sequence."""
         self.lengths[row] = 0
 
+    def clear(self) -> None:
+        """Make all rows empty and all slots zero, as they were at first."""
+        held = (self._keys, self._values, self._plain_keys, self.embeddings, self.lengths)
+        for tensor in held:
+            if tensor is not None:
+                tensor.zero_()
+
     def select(self, start: int, stop: int) -> KeyValueCache:
         """Rows [start, stop) as a cache of their own that shares this one's memory.
 
@@ -97,14 +135,24 @@ class KeyValueCache:
         """
         part = object.__new__(KeyValueCache)
         part._keys, part._values = self._keys[:, start:stop], self._values[:, start:stop]
+        plain, embeddings = self._plain_keys, self.embeddings
+        part._plain_keys = None if plain is None else plain[:, start:stop]
+        part.embeddings = None if embeddings is None else embeddings[start:stop]
         part.lengths = self.lengths[start:stop]
+        part.kernels = self.kernels
         return part
 
     def layer(self, index: int, positions: Tensor) -> LayerCache:
         """What layer `index` needs to attend to the past and to add `positions` [rows, T]."""
-        return LayerCache(self._keys[index], self._values[index], positions)
+        plain = None if self._plain_keys is None else self._plain_keys[index]
+        return LayerCache(self._keys[index], self._values[index], positions, self.kernels, plain)
 
-    def mask(self, positions: Tensor) -> Tensor:
-        """Which slots each query sees: bool [rows, 1, T, slots], slot <= position."""
+    def mask(self, positions: Tensor) -> Tensor | None:
+        """Which slots each query sees: bool [rows, 1, T, slots], slot <= position.
+
+        None where the kernel needs no mask.
+        """
+        if self.kernels and positions.shape[1] == 1:
+            return None
         slots = torch.arange(self.length, device=positions.device)
         return (slots <= positions[:, :, None]).unsqueeze(1)

@@ -21,6 +21,9 @@ COUNTS = (
 )
 
 
+TRICKS = ("key_shift", "smear", "value_embeddings")
+
+
 def check(config: ModelConfig) -> None:
     """Raise `HornbookError` where a size is impossible or the stock family cannot have it."""
     if config.family not in FAMILIES:
@@ -47,7 +50,19 @@ def check(config: ModelConfig) -> None:
         "exported_rows",
         f"is {exported}, but there are {config.vocabulary} ids",
     )
+    _demand(
+        config.embedding_std is None or config.embedding_std > 0, "embedding_std", "must be > 0"
+    )
+    most = config.layers // 2
+    _demand(
+        0 <= config.value_embeddings <= most,
+        "value_embeddings",
+        f"must be 0 to {most}, as each serves one of the first and one of the last layers",
+    )
     family = FAMILIES[config.family]
+    for name in TRICKS:
+        allowed = config.family == "speedrun" or not getattr(config, name)
+        _demand(allowed, name, f"is of the family speedrun alone, and this is {config.family}")
     for name, holds in family.demands(config).items():
         _demand(holds, name, f"does not fit: stock {family.name} has {family.shape}")
     if family.architecture.positions == "rotary":

@@ -9,11 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Family = Literal["gpt2", "phi", "llama", "qwen3"]
+Family = Literal["gpt2", "phi", "llama", "qwen3", "speedrun"]
+Initial = Literal["gpt2", "zero-outputs"]
 RopeScaling = Literal["none", "llama3"]
 
 DROPOUTS = ("embedding_dropout", "attention_dropout", "residual_dropout")
 """The fields of `ModelConfig` that `ModelSettings.dropout` sets."""
+
+GATE_WIDTH = 24
+"""Leading dimensions of an embedding that decide how much of the one before is smeared into it."""
 
 
 @dataclass
@@ -49,6 +53,23 @@ class ModelSettings:
 
     dropout: float | None = None
     """Dropout probability of embeddings, attention and residual branches."""
+
+    initialise: Initial | None = None
+    """Initial weights: `gpt2`'s; or `zero-outputs`: what adds to the residual stream and an untied
+    head start at zero and embeddings wide, which learns faster with high rates (muon)."""
+
+    embedding_std: float | None = None
+    """Standard deviation of the initial embedding; default: after `initialise`, 0.02 or 1."""
+
+    key_shift: bool | None = None
+    """Half of the heads look tokens up by the token before them (family speedrun alone)."""
+
+    smear: bool | None = None
+    """Mix a learned share of the embedding before into each (family speedrun alone)."""
+
+    value_embeddings: int | None = None
+    """Tables of embeddings added to the values of so many first and last layers (family speedrun
+    alone). Each has the size of the embedding."""
 
     vocabulary_rows: int | None = None
     """Rows of the embedding; default: the tokenizer's size rounded up to a multiple of 64.
@@ -89,6 +110,13 @@ class ModelConfig:
     rope_original_context: int = 0
     """The four numbers of `llama3` scaling, under the names of its stock config."""
     initializer_range: float = 0.02
+    initialise: Initial = "gpt2"
+    embedding_std: float | None = None
+    """See `Decoder.initialise`."""
+    key_shift: bool = False
+    smear: bool = False
+    value_embeddings: int = 0
+    """The tricks of the speedrun family: see `lookback`."""
     exported_rows: int | None = None
     """`vocab_size` of the exported model; None: `vocabulary`, so that rows which only pad are left
     out. A number only where the stock model has such rows itself (Phi-2: 51,200)."""
@@ -126,3 +154,7 @@ class GenerateConfig:
 
     seed: int = 1337
     """Seed of the sampling."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the model. `auto`: bf16 on a GPU that has it, else as the weights are stored.
+    Logits are float32 on a GPU in any case."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hornbook.model.config import ModelConfig
+from hornbook.model.config import GATE_WIDTH, ModelConfig
 from hornbook.model.families import FAMILIES
 
 
@@ -17,7 +17,8 @@ class ParameterCount:
     """Numbers that are learned."""
 
     embedding: int
-    """Token embedding, learned positions, and an untied head with its bias."""
+    """Token embedding, learned positions, an untied head with its bias, and what the speedrun
+    family adds (value embeddings, nearly all)."""
     blocks: int
     """All else: the layers and the final norm. Often called non-embedding parameters."""
 
@@ -38,6 +39,9 @@ def parameters(config: ModelConfig) -> ParameterCount:
         embedding += rows * width
     if architecture.head_bias:
         embedding += rows
+    embedding += _value_tables(config) + 2 * config.value_embeddings
+    if config.smear:
+        embedding += GATE_WIDTH + 1
 
     def projection(inputs: int, outputs: int) -> int:
         return inputs * outputs + (outputs if architecture.bias else 0)
@@ -59,6 +63,12 @@ def flops_per_token(config: ModelConfig, sequence_length: int) -> int:
     N is all parameters, L the layers, d = heads * head_dim, T the sequence length (PaLM,
     arXiv:2204.02311, appendix B; nanoGPT's convention). Attention is counted as if it were not
     causal, so the model FLOPs utilisation (MFU) computed from it compares with published ones.
+    Value embeddings are left out of N: they are looked up.
     """
     attention = 12 * config.layers * config.heads * config.head_dim * sequence_length
-    return 6 * parameters(config).total + attention
+    return 6 * (parameters(config).total - _value_tables(config)) + attention
+
+
+def _value_tables(config: ModelConfig) -> int:
+    """Parameters of the value embeddings, of which a token only looks some up."""
+    return config.value_embeddings * config.vocabulary_rows * config.kv_heads * config.head_dim

@@ -1,4 +1,4 @@
-"""The decoder: one module that is, number for number, each of the four stock families.
+"""The decoder: one module that is, number for number, each of the four stock families, and a fifth.
 
 In: token ids (or embeddings). Out: hidden states, and logits of the next token. What a family is
 made of is in `families/`; nothing here asks for a family's name.
@@ -6,20 +6,27 @@ made of is in `families/`; nothing here asks for a family's name.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from hornbook.errors import HornbookError
-from hornbook.model.attention import Attention, document_mask
+from hornbook.model.attention import Attention, Mask, document_blocks, document_mask
 from hornbook.model.cache import KeyValueCache, LayerCache
 from hornbook.model.check import check
+from hornbook.model.checkpointing import checkpointed
 from hornbook.model.config import ModelConfig
+from hornbook.model.cross_entropy import linear_cross_entropy
+from hornbook.model.engine import COMPILER_OPTIONS, Engine
 from hornbook.model.families import FAMILIES, Architecture
-from hornbook.model.layers import Embedding, OutputHead, build_mlp, build_norm
+from hornbook.model.layers import Embedding, GeluMLP, OutputHead, build_mlp, build_norm
+from hornbook.model.lookback import Smear, ValueEmbeddings
 from hornbook.model.rotary import Rotary, Rotation
+from hornbook.tokens.batch import IGNORE
 
 PAD_BIAS = -100.0
 """Initial bias of logits that only pad. We mask them anyway; an exported model has no mask, and
@@ -35,21 +42,55 @@ class Block(nn.Module):
         self.attention = Attention(config, architecture)
         self.mlp_norm = None if architecture.parallel else build_norm(config, architecture)
         self.mlp = build_mlp(config, architecture)
+        self.mlp_width = config.mlp_width
         self.dropout = nn.Dropout(config.residual_dropout)
 
     def forward(
         self,
         x: Tensor,
         rotation: Rotation | None,
-        mask: Tensor | None,
+        mask: Mask,
         cache: LayerCache | None,
+        engine: Engine,
+        extra_value: Tensor | None = None,
     ) -> Tensor:
-        """[rows, T, width] -> [rows, T, width]."""
+        """[rows, T, width] -> [rows, T, width]; extra_value as in `Attention.forward`."""
+        if not self.training or cache is not None:
+            return self.layers(x, rotation, mask, cache, engine, extra_value)
+        train = _compiled_training() if engine.compile == "regional" else Block.train_forward
+        return train(self, x, rotation, mask, engine, extra_value)
+
+    def train_forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        mask: Mask,
+        engine: Engine,
+        extra_value: Tensor | None,
+    ) -> Tensor:
+        """`layers`, keeping for the backward pass what `engine.checkpointing` says."""
+        arguments = (x, rotation, mask, None, engine, extra_value)
+        return checkpointed(self.layers, engine.checkpointing, self.mlp_width, *arguments)
+
+    def layers(
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        mask: Mask,
+        cache: LayerCache | None,
+        engine: Engine,
+        extra_value: Tensor | None,
+    ) -> Tensor:
+        """What a block computes."""
         normed = self.attention_norm(x)
-        x = x + self.dropout(self.attention(normed, rotation, mask, cache))
+        x = x + self.dropout(self.attention(normed, rotation, mask, cache, engine, extra_value))
         if self.mlp_norm is not None:
             normed = self.mlp_norm(x)
-        out: Tensor = x + self.dropout(self.mlp(normed))
+        mlp = self.mlp
+        if engine.mlp == "fused" and self.training and isinstance(mlp, GeluMLP):
+            out: Tensor = x + self.dropout(mlp.fused(normed))
+        else:
+            out = x + self.dropout(mlp(normed))
         return out
 
 
@@ -60,6 +101,9 @@ class Decoder(nn.Module):
         config: the architecture.
         generator: source of the initial weights (CPU); None: torch's global one.
         initialise: False leaves the weights as memory had them, for a caller who fills them all.
+
+    Attributes:
+        engine: how it computes; set it before the model is bound to its objective.
     """
 
     def __init__(
@@ -72,6 +116,7 @@ class Decoder(nn.Module):
         super().__init__()
         check(config)
         self.config = config
+        self.engine = Engine()
         architecture = FAMILIES[config.family].architecture
         self.embedding = Embedding(config.vocabulary_rows, config.width)
         self.positions: Embedding | None = None
@@ -80,6 +125,8 @@ class Decoder(nn.Module):
             self.positions = Embedding(config.context, config.width)
         else:
             self.rotary = Rotary(config)
+        self.smear = Smear() if config.smear else None
+        self.value_embeddings = ValueEmbeddings(config) if config.value_embeddings else None
         self.blocks = nn.ModuleList(Block(config, architecture) for _ in range(config.layers))
         self.final_norm = build_norm(config, architecture)
         self.lm_head = OutputHead(config, architecture)
@@ -88,22 +135,32 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
-        """Draw new weights as GPT-2 did: normal, narrower at the ends of residual branches.
+        """Draw new weights, normally distributed; biases are 0, gains 1.
 
-        Standard deviation `initializer_range`; for the 2 * layers projections that add to the
-        residual stream divided by sqrt(2 * layers) (Radford et al. 2019, section 2.3). Biases are
-        0, gains 1. The same generator state gives the same weights.
+        As `config.initialise` says. `gpt2`: standard deviation `initializer_range`; for the
+        2 * layers projections that add to the residual stream divided by sqrt(2 * layers) (Radford
+        et al. 2019, section 2.3). `zero-outputs`: those projections and an untied head are 0, so
+        that each block begins as the identity and the first loss is that of guessing; other
+        matrices have 1 / sqrt(width), and the embedding, where the head is its own, 1 (nanochat).
+
+        The same generator state gives the same weights.
         """
-        spread = self.config.initializer_range
+        config = self.config
+        zero = config.initialise == "zero-outputs"
+        spread = config.width**-0.5 if zero else config.initializer_range
+        output_spread = 0.0 if zero else spread / math.sqrt(2 * config.layers)
+        embedding_spread = 1.0 if zero and not config.tied else config.initializer_range
+        spreads = {
+            "embedding.weight": config.embedding_std or embedding_spread,
+            "lm_head.weight": 0.0 if zero else spread,
+        }
         for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
                 parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
             elif name.endswith(("attention.output.weight", "mlp.down.weight")):
-                parameter.normal_(
-                    0.0, spread / math.sqrt(2 * self.config.layers), generator=generator
-                )
+                parameter.normal_(0.0, output_spread, generator=generator)
             else:
-                parameter.normal_(0.0, spread, generator=generator)
+                parameter.normal_(0.0, spreads.get(name, spread), generator=generator)
         if self.lm_head.bias is not None:
             self.lm_head.bias[self.config.vocabulary :] = PAD_BIAS
 
@@ -139,12 +196,18 @@ class Decoder(nn.Module):
             )
         mask = self._mask(positions, documents, cache)
         x = self._embed(ids, positions)
+        if self.smear is not None:
+            x = self.smear(x, None if cache is None else cache.embeddings, positions)
+        if self.engine.residual == "bf16" and torch.is_autocast_enabled(x.device.type):
+            # Two bytes a number less in every addition and norm, forward and backward.
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         rotation = None if self.rotary is None else self.rotary(positions, tokens)
+        extra_values = {} if self.value_embeddings is None else self.value_embeddings(ids)
         for index, block in enumerate(self.blocks):
             layer_cache = None
             if cache is not None and positions is not None:
                 layer_cache = cache.layer(index, positions)
-            x = block(x, rotation, mask, layer_cache)
+            x = block(x, rotation, mask, layer_cache, self.engine, extra_values.get(index))
         hidden: Tensor = self.final_norm(x)
         return hidden
 
@@ -156,6 +219,29 @@ class Decoder(nn.Module):
         logits: Tensor = self.lm_head(hidden, self.embedding.weight)
         return logits
 
+    def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """The cross-entropy of the next tokens, summed, in nats: a float32 scalar.
+
+        Args:
+            hidden: [rows, T, width], of `hidden`.
+            targets: int64 [rows, T]; `IGNORE` carries no loss.
+        """
+        if self.engine.cross_entropy == "plain" or not torch.is_grad_enabled():
+            # (The other ways find the gradient at once, which would be for nothing without one.)
+            regional = self.engine.compile == "regional" and self.training
+            return (_compiled_loss() if regional else Decoder._plain_loss)(self, hidden, targets)
+        if torch.is_autocast_enabled(hidden.device.type):
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        weight = self.lm_head.weight
+        return linear_cross_entropy(
+            hidden.flatten(0, 1),
+            self.embedding.weight if weight is None else weight,
+            self.lm_head.bias,
+            targets.flatten(),
+            vocabulary=self.config.vocabulary,
+            chunked=self.engine.cross_entropy == "chunked",
+        )
+
     def forward(
         self,
         ids: Tensor,
@@ -165,14 +251,35 @@ class Decoder(nn.Module):
         """`head(hidden(...))`: float32 [rows, T, vocabulary_rows]."""
         return self.head(self.hidden(ids, positions, documents))
 
+    def _plain_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """`loss` by PyTorch's own cross-entropy, over all logits in float32."""
+        return functional.cross_entropy(
+            self.head(hidden).flatten(0, 1),
+            targets.flatten(),
+            ignore_index=IGNORE,
+            reduction="sum",
+        )
+
     def _mask(
         self, positions: Tensor | None, documents: Tensor | None, cache: KeyValueCache | None
-    ) -> Tensor | None:
-        """Who sees whom, bool [rows, 1, T, S]; None for plain causal attention."""
+    ) -> Mask:
+        """Who sees whom; None for plain causal attention."""
         if cache is not None:
             assert positions is not None and documents is None
             return cache.mask(positions)
-        return None if documents is None else document_mask(documents)
+        if documents is None:
+            return None
+        if self.smear is not None or self.config.key_shift:
+            raise HornbookError(
+                "this model looks at the token before also where another document begins",
+                where="data.document_mask",
+                hint="Set it to false, or train a model of a stock family",
+            )
+        # flex_attention has a backward pass on CUDA alone, no dropout, and is compiled each shape.
+        flexible = documents.is_cuda and self.training and not self.config.attention_dropout
+        if flexible and self.engine.attention != "math":
+            return document_blocks(documents)
+        return document_mask(documents)
 
     def _embed(self, ids: Tensor, positions: Tensor | None) -> Tensor:
         """Token embeddings (or those given), with learned positions added where there are any."""
@@ -181,3 +288,22 @@ class Decoder(nn.Module):
             where = slice(ids.shape[1]) if positions is None else positions
             x = x + self.positions.weight[where]
         return functional.dropout(x, self.config.embedding_dropout, self.training)
+
+
+# For `Engine.compile == "regional"`. All blocks share the code that is compiled for the first: its
+# weights are inputs of the compiled graph. Each new shape compiles anew (`dynamic=False`), since a
+# training run has few, and a graph for any shape is slower.
+
+
+@functools.cache
+def _compiled_training() -> Callable[..., Tensor]:
+    return torch.compile(
+        Block.train_forward, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS
+    )
+
+
+@functools.cache
+def _compiled_loss() -> Callable[..., Tensor]:
+    return torch.compile(
+        Decoder._plain_loss, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS
+    )

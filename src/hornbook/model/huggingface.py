@@ -20,7 +20,7 @@ from hornbook.errors import HornbookError
 from hornbook.files import read_json
 from hornbook.model.config import ModelConfig
 from hornbook.model.decoder import Decoder
-from hornbook.model.families import FAMILIES, Family, Slice, Weight
+from hornbook.model.families import FAMILIES, STOCK, Family, Slice, Weight
 from hornbook.model.families.family import StockConfig, require
 
 INDEX = "model.safetensors.index.json"
@@ -35,11 +35,11 @@ def config_from_stock(stock: StockConfig) -> ModelConfig:
         HornbookError: another family, or a setting that would change the arithmetic.
     """
     kind = stock.get("model_type")
-    if kind not in FAMILIES:
+    if kind not in STOCK:
         raise HornbookError(
             f"the model family {kind!r} is not supported",
             where="config.json",
-            hint=f"Supported: {', '.join(FAMILIES)}",
+            hint=f"Supported: {', '.join(STOCK)}",
         )
     if stock.get("quantization_config"):
         raise HornbookError(

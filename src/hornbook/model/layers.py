@@ -8,6 +8,7 @@ are then overwritten takes minutes.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from hornbook.model.config import ModelConfig
 from hornbook.model.families import Architecture
+from hornbook.model.gelu_matmul import gelu_network
 
 
 class Linear(nn.Linear):
@@ -68,6 +70,15 @@ class GeluMLP(nn.Module):
         """[rows, T, width] -> [rows, T, width]."""
         out: Tensor = self.down(functional.gelu(self.up(x), approximate="tanh"))
         return out
+
+    def fused(self, x: Tensor) -> Tensor:
+        """`forward`, GELU worked out inside the products."""
+        up, down = self.up, self.down
+        tensors: list[Any] = [x, up.weight, up.bias, down.weight, down.bias]
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            tensors = [None if part is None else part.to(dtype) for part in tensors]
+        return gelu_network(*tensors)
 
 
 class SwigluMLP(nn.Module):

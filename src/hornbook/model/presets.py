@@ -116,6 +116,17 @@ PHI2 = ModelConfig(
 )
 """Phi-2. Its tokenizer is GPT-2's, to which Phi-2's own added tokens may come."""
 
+SPEEDRUN = replace(
+    _rotary("qwen3", layers=12, heads=6, kv_heads=6, width=768, mlp_width=2048, context=1024),
+    family="speedrun",
+    tied=False,
+    initialise="zero-outputs",
+    key_shift=True,
+    smear=True,
+    value_embeddings=3,
+)
+"""GPT-2's size, in Qwen3's shape with six heads of 128, and every trick of the speedrun family."""
+
 PRESETS: dict[str, ModelConfig] = {
     "gpt2-124m": _gpt2(layers=12, heads=12, width=768),
     "gpt2-355m": _gpt2(layers=24, heads=16, width=1024),
@@ -131,6 +142,7 @@ PRESETS: dict[str, ModelConfig] = {
         "llama", layers=25, heads=32, kv_heads=8, width=2048, mlp_width=8192, context=2048
     ),
     **_small("qwen3"),
+    "speedrun-85m": SPEEDRUN,
     "qwen3-0.6b": _rotary(
         "qwen3",
         layers=28,

@@ -71,11 +71,13 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     if p >= 1:
         return logits
     probabilities = logits.softmax(-1)
-    likeliest, ids = probabilities.topk(min(LIKELIEST, logits.shape[-1]))
+    # On CUDA all are sorted: asking which rows need it would wait for the GPU.
+    count = logits.shape[-1] if logits.is_cuda else min(LIKELIEST, logits.shape[-1])
+    likeliest, ids = probabilities.topk(count)
     keep = torch.zeros_like(logits, dtype=torch.bool)
     keep.scatter_(1, ids, _nucleus(likeliest, p))
     flat = likeliest.sum(-1) < p
-    if bool(flat.any()):
+    if count < logits.shape[-1] and bool(flat.any()):
         ordered, ids = probabilities[flat].sort(descending=True)
         keep[flat] = keep[flat].scatter(1, ids, _nucleus(ordered, p))
     return logits.masked_fill(~keep, -torch.inf)
@@ -124,7 +126,7 @@ def draw(logits: Tensor, numbers: Tensor) -> Tensor:
 def next_tokens(
     logits: Tensor, config: GenerateConfig, *, seen: Tensor | None, numbers: Tensor
 ) -> Tensor:
-    """The next id of each row: int64 `[rows]`.
+    """The next id of each row: int64 `[rows]`. Nothing waits for a GPU.
 
     Args:
         logits: float `[rows, vocabulary]`.
@@ -141,6 +143,26 @@ def next_tokens(
     logits = keep_top_p(logits, config.top_p)
     logits = keep_min_p(logits, config.min_p)
     return draw(logits, numbers)
+
+
+def next_tokens_by_kernel(
+    logits: Tensor, config: GenerateConfig, *, seen: Tensor | None, numbers: Tensor
+) -> Tensor:
+    """`next_tokens` by a Triton kernel, which does not sort; for float32 logits on CUDA.
+
+    -1 where a row's logits have NaN, for which the others have no sign.
+    """
+    from hornbook.model.decode_kernels import draw as draw_filtered
+    from hornbook.model.decode_kernels import likeliest
+
+    if seen is not None:
+        logits = apply_repetition_penalty(logits, seen, config.repetition_penalty)
+    if config.temperature == 0:
+        return likeliest(logits)
+    return draw_filtered(
+        keep_top_k(logits, config.top_k), numbers,
+        temperature=config.temperature, top_p=config.top_p, min_p=config.min_p,
+    )  # fmt: skip
 
 
 def _fixed_point(probabilities: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Parameter groups and learning-rate schedules."""
+"""Optimizers, which parameters they update how, learning-rate schedules."""

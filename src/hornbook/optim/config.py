@@ -11,10 +11,18 @@ class OptimizerConfig:
     """The optimizer, its decay groups, warm-up and schedule."""
 
     kind: Literal["adamw", "adamw8bit", "muon"] = "adamw"
-    """`adamw`; `adamw8bit` keeps its moments in 8 bits; `muon` for matrices, AdamW for the rest."""
+    """`adamw`; `adamw8bit` keeps its moments in 8 bits, a quarter of the memory; `muon` for the
+    matrices inside the blocks, AdamW for embeddings, head and vectors."""
 
     learning_rate: float = 6e-4
     """Peak learning rate."""
+
+    embedding_learning_rate: float | None = None
+    """That of the token embeddings (a tied head is one with them) and of value embeddings; none:
+    `learning_rate`."""
+
+    head_learning_rate: float | None = None
+    """That of an untied head; none: `learning_rate`."""
 
     schedule: Literal["cosine", "constant", "wsd"] = "cosine"
     """After warm-up: `cosine` down to the final rate; `constant`; `wsd`: stable, then linear decay
@@ -37,13 +45,14 @@ class OptimizerConfig:
     """AdamW's first moment decay."""
 
     beta2: float = 0.95
-    """AdamW's second moment decay."""
+    """AdamW's second moment decay; with `normalize`, also that of the rows."""
 
     epsilon: float = 1e-8
     """AdamW's denominator floor."""
 
     matrix_learning_rate: float = 0.02
-    """`muon`: peak learning rate of the matrices; the schedule is the same."""
+    """`muon`: peak learning rate of the matrices, times sqrt(rows / columns) for tall ones; the
+    schedule is the same."""
 
     momentum: float = 0.95
     """`muon`: decay of the momentum."""
@@ -55,7 +64,8 @@ class OptimizerConfig:
     """Decay a weight only where decay and update agree in sign (cautious weight decay)."""
 
     offload: bool = False
-    """Keep optimizer state and its update on the CPU: slow, for models that fit no other way."""
+    """`adamw`: keep its state, and with bf16 weights float32 masters, in CPU memory (12 bytes a
+    weight) and update there: slow, for models that fit no other way. One GPU."""
 
     gradient_clip: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""

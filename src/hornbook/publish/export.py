@@ -80,8 +80,9 @@ def _write(loaded: LoadedModel, tokenizer: Tokenizer, source: Path, folder: Path
         )  # fmt: skip
     stock = source if loaded.kind == "huggingface" else None
     ids = _special_ids(tokenizer, stock)
+    stock_json = {**stock_config(config), **ids}
     write_weights(export_weights(loaded.decoder), folder)
-    write_json(folder / "config.json", {**stock_config(config), **ids})
+    write_json(folder / "config.json", stock_json)
     shutil.copyfile(loaded.tokenizer_file, folder / "tokenizer.json")
     write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, config.context))
     write_json(folder / "generation_config.json", ids)

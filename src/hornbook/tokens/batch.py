@@ -50,6 +50,12 @@ class Batch:
         """In page-locked memory, from which CUDA copies without waiting."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def used_by(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory, which another stream allocated, until `stream` is done with it."""
+        for tensor in (self.inputs, self.targets, self.positions, self.documents):
+            if tensor is not None:
+                tensor.record_stream(stream)
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(
             change(self.inputs),

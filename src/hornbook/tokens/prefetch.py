@@ -1,7 +1,7 @@
 """Batches prepared ahead, so that the training step does not wait for them.
 
 In: a `BatchSource` and the ranges of rows that will be asked for. Out: the batches in that order,
-on the device, and how long each was waited for.
+on the device, what each weighs, and how long it was waited for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -20,12 +20,14 @@ from hornbook.tokens.batch import Batch, BatchSource
 class Prefetcher:
     """Reads `source.rows(start, count)` for each request in a background thread.
 
-    For CUDA the thread puts batches into page-locked memory and `next` starts their copy, which
-    then runs beside the CPU's work. At most `depth` batches wait. An error in the thread is raised
-    by the `next` that would have given that batch. Use it as a context manager, or call `close`.
+    For CUDA the thread puts batches into page-locked memory and `next` starts their copy on a
+    stream of its own, so that it runs while the device is still busy with the step before. At most
+    `depth` batches wait. An error in the thread is raised by the `next` that would have given that
+    batch. Use it as a context manager, or call `close`.
 
     Attributes:
         wait_seconds: how long the last `next` waited.
+        weight: what `weigh` said of the last batch, while it was in the CPU's memory.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Prefetcher:
         *,
         device: torch.device | str = "cpu",
         depth: int = 4,
+        weigh: Callable[[Batch], float] = len,
     ):
         """
         Args:
@@ -42,11 +45,19 @@ class Prefetcher:
             requests: (start, count) in the order of use; may be endless, is read as needed.
             device: where batches go.
             depth: batches prepared ahead, at least 1.
+            weigh: a number that is wanted with each batch; asking the device for it would take a
+                wait.
         """
         self.wait_seconds = 0.0
-        self._source, self._requests = source, requests
+        self.weight = 0.0
+        self._source, self._requests, self._weigh = source, requests, weigh
         self._device = torch.device(device)
-        self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(max(1, depth))
+        self._copies: torch.cuda.Stream | None = None
+        if self._device.type == "cuda":
+            self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._ready: queue.Queue[tuple[Batch, float] | BaseException | None] = queue.Queue(
+            max(1, depth)
+        )
         self._closing = threading.Event()
         self._ended = False
         self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
@@ -62,12 +73,23 @@ class Prefetcher:
         begin = time.perf_counter()
         item = self._ready.get()
         self.wait_seconds = time.perf_counter() - begin
-        if isinstance(item, Batch):
-            return item.to(self._device)
+        if isinstance(item, tuple):
+            batch, self.weight = item
+            return self._on_device(batch)
         self._ended = True
         if item is None:
             raise StopIteration
         raise item
+
+    def _on_device(self, batch: Batch) -> Batch:
+        if self._copies is None:
+            return batch.to(self._device)
+        with torch.cuda.stream(self._copies):
+            batch = batch.to(self._device)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._copies)
+        batch.used_by(current)
+        return batch
 
     def close(self) -> None:
         """End the thread and drop what it prepared. May be called again."""
@@ -89,10 +111,11 @@ class Prefetcher:
         try:
             for start, count in self._requests:
                 batch = self._source.rows(start, count)
-                if self._device.type == "cuda":
+                weight = self._weigh(batch)
+                if self._copies is not None:
                     batch = batch.pin_memory()
                 # After close() drained the queue there is room for one more: this never blocks on.
-                self._ready.put(batch)
+                self._ready.put((batch, weight))
                 if self._closing.is_set():
                     return
         except BaseException as error:  # handed to the consumer, whatever it is

@@ -5,7 +5,7 @@ In: the `pretrain` and `optimizer` sections. Out: nothing, or an error that name
 
 from __future__ import annotations
 
-from hornbook.errors import check_limits
+from hornbook.errors import HornbookError, check_limits
 from hornbook.optim.config import OptimizerConfig
 from hornbook.optim.groups import check_optimizer
 from hornbook.train.config import PretrainConfig
@@ -20,6 +20,7 @@ def check_training(config: PretrainConfig, optimizer: OptimizerConfig) -> None:
     limits = [
         ("global_batch_tokens", config.global_batch_tokens >= 1, "at least 1"),
         ("micro_batch", config.micro_batch >= 0, "0 (found by trying) or more"),
+        ("activation_budget", 0 <= config.activation_budget <= 1, "between 0 and 1"),
         ("threads", config.threads >= 0, "0 (all cores) or more"),
         ("evaluate_every", config.evaluate_every >= 0, "0 (at the end) or more"),
         ("evaluate_tokens", config.evaluate_tokens >= 0, "0 (the whole split) or more"),
@@ -32,4 +33,16 @@ def check_training(config: PretrainConfig, optimizer: OptimizerConfig) -> None:
         ("spike_factor", config.spike_factor >= 1, "at least 1"),
     ]
     check_limits(config, "pretrain", limits)
+    if config.weights == "bf16" and config.precision not in ("auto", "bf16"):
+        raise HornbookError(
+            f"bf16 cannot be trained in {config.precision}",
+            where="pretrain.weights",
+            hint="Set pretrain.precision to auto, or weights to fp32",
+        )
+    if config.float8 and config.compile == "off":
+        raise HornbookError(
+            "8 bits without compiling take four times as long as 16",
+            where="pretrain.float8",
+            hint="Set pretrain.compile to auto, or float8 to false",
+        )
     check_optimizer(optimizer)

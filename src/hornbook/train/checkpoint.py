@@ -15,21 +15,23 @@ import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from hornbook.errors import HornbookError
 from hornbook.files import TEMPORARY, disk_errors, read_json, sync_folder, write_json
 from hornbook.model.config import ModelConfig
+from hornbook.optim.optimizer import Optimizer
 from hornbook.progress import warn
 from hornbook.train import checkpoint_files as files
 from hornbook.train.checkpoint_files import Checkpoint
 from hornbook.train.mirror import Mirror
+from hornbook.train.parallel import ALONE, World
+from hornbook.train.tensor_files import Entry, Part
 
 NOT_ARCHITECTURE = frozenset(
     {
@@ -37,10 +39,15 @@ NOT_ARCHITECTURE = frozenset(
         "attention_dropout",
         "residual_dropout",
         "initializer_range",
+        "initialise",
+        "embedding_std",
         "exported_rows",
     }
 )
 """Fields of `ModelConfig` that neither name nor shape any weight, nor change what it computes."""
+
+POLL_SECONDS = 0.05
+"""Between looks at whether the other processes have written their parts."""
 
 WAIT_WORTH_SAYING = 5.0
 """Seconds that training may wait for the previous checkpoint before it is said aloud."""
@@ -52,9 +59,8 @@ class _Snapshot:
 
     step: int
     config: ModelConfig
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    optimizer_scalars: dict[str, Any]
+    model: dict[str, Part]
+    optimizer: dict[str, Part]
     state: dict[str, Any]
     random_state: dict[str, Tensor]
 
@@ -62,11 +68,15 @@ class _Snapshot:
 class CheckpointStore:
     """The checkpoints of one run.
 
+    Of several processes each writes what it holds of the tensors, process 0 the rest: all of them
+    `save` and `load` at the same steps, in a folder that they share.
+
     Args:
         folder: where they lie, for example `runs/NAME/pretrain/checkpoints`.
         keep: how many of the newest stay.
         mirror: fsspec URL to which each finished checkpoint is copied too.
         attachments: more files for each checkpoint, by name: their bytes, or a path to copy.
+        world: this process among those that train the model.
     """
 
     def __init__(
@@ -75,10 +85,11 @@ class CheckpointStore:
         keep: int = 2,
         mirror: str | None = None,
         attachments: Mapping[str, bytes | Path] | None = None,
+        world: World = ALONE,
     ):
         if keep < 1:
             raise HornbookError("at least one checkpoint must be kept", where="keep")
-        self.folder, self._keep = folder, keep
+        self.folder, self._keep, self._world = folder, keep, world
         self._mirror = Mirror(mirror) if mirror else None
         self._attachments = dict(attachments or {})
         self._pinned: dict[str, Tensor] = {}
@@ -120,6 +131,8 @@ class CheckpointStore:
                 f"training waited {waited:.0f} s for the checkpoint of step {self._pending_step}: "
                 "the disk (or the mirror) is slower than checkpoints are made"
             )
+        if self._world.size > 1:
+            self._clear_the_way(step)
         snapshot = self._snapshot(step, model, optimizer, state, random_state)
         self._pending_step = step
         self._pending = self._worker.submit(self._write, snapshot)
@@ -143,12 +156,17 @@ class CheckpointStore:
         With an empty folder the mirror is asked, and its newest one is brought here.
         """
         self.wait()
-        found = files.newest_good(self.folder)
-        if found is None and self._mirror is not None:
-            with disk_errors(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                found = self._mirror.fetch(self.folder)
-        return found
+        found = None
+        if self._world.is_main:
+            found = files.newest_good(self.folder)
+            if found is None and self._mirror is not None:
+                with disk_errors(self.folder):
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    found = self._mirror.fetch(self.folder)
+        step = self._world.share(found.step if found else None)
+        if step is None:
+            return None
+        return Checkpoint(self.folder / files.checkpoint_name(step), step)
 
     def load(
         self, checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | None = None
@@ -175,19 +193,26 @@ class CheckpointStore:
         random_state: Mapping[str, Tensor],
     ) -> _Snapshot:
         plain = _unwrapped(model)
-        tensors, scalars = _optimizer_state(plain, optimizer)
         snapshot = _Snapshot(
             step=step,
             config=plain.config,
-            model={n: self._copy(f"model/{n}", t) for n, t in named_tensors(plain).items()},
-            optimizer={n: self._copy(f"optimizer/{n}", t) for n, t in tensors.items()},
-            optimizer_scalars=scalars,
-            state=json.loads(json.dumps({**state, "step": step})),
+            model=self._parts("model", named_tensors(plain)),
+            optimizer=self._parts("optimizer", _optimizer_state(plain, optimizer)),
+            state=json.loads(json.dumps({**state, "step": step, "optimizer": optimizer.kind})),
             random_state={n: t.detach().cpu().clone() for n, t in random_state.items()},
         )
         if self._pinned:
             torch.cuda.synchronize()
         return snapshot
+
+    def _parts(self, kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Part]:
+        """Copies of what this process is to write."""
+        parts = {}
+        for name, tensor in tensors.items():
+            held = held_here(tensor, self._world)
+            if held is not None:
+                parts[name] = Part(self._copy(f"{kind}/{name}", held.tensor), held.offsets)
+        return parts
 
     def _copy(self, name: str, tensor: Tensor) -> Tensor:
         """A CPU copy; from CUDA into pinned memory that is kept for the next save."""
@@ -197,10 +222,24 @@ class CheckpointStore:
             self._pinned[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         return self._pinned[name].copy_(tensor.detach(), non_blocking=True)
 
+    def _clear_the_way(self, step: int) -> None:
+        """Process 0 removes what is in the way; the others wait, and write nothing before that."""
+        if self._world.is_main:
+            with disk_errors(self.folder):
+                self._remove_rubbish()
+                final = self.folder / files.checkpoint_name(step)
+                if final.exists():
+                    self._discard(final)
+        self._world.share(None)
+
     def _write(self, snapshot: _Snapshot) -> None:
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_rubbish()
+            if not self._world.is_main:
+                self._write_beside(snapshot)
+                return
+            if self._world.size == 1:
+                self._remove_rubbish()
             checkpoint = self._write_local(snapshot)
             self._prune(checkpoint.step)
         if self._mirror is not None:
@@ -220,20 +259,44 @@ class CheckpointStore:
             self._discard(final.path)
         temporary = files.temporary_folder(self.folder, snapshot.step)
         try:
-            files.write_tensors(snapshot.model, temporary / files.MODEL)
-            files.write_tensors(snapshot.optimizer, temporary / files.OPTIMIZER)
-            write_json(temporary / files.OPTIMIZER_SCALARS, snapshot.optimizer_scalars)
+            written = self._write_tensors(snapshot, temporary)
             files.write_random_state(snapshot.random_state, temporary / files.RANDOM_STATE)
             files.write_state(temporary, snapshot.config, snapshot.state)
             for name, content in self._attachments.items():
                 data = content.read_bytes() if isinstance(content, Path) else content
                 (temporary / name).write_bytes(data)
-            files.seal(temporary, snapshot.step)
+            for rank in range(1, self._world.size):
+                written |= self._of_process(rank, temporary)
+            files.seal(temporary, snapshot.step, written)
             files.publish(temporary)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         return final
+
+    def _write_tensors(self, snapshot: _Snapshot, temporary: Path) -> dict[str, Entry]:
+        rank = self._world.rank
+        written = files.write_tensors(snapshot.model, temporary / files.MODEL, rank)
+        return written | files.write_tensors(snapshot.optimizer, temporary / files.OPTIMIZER, rank)
+
+    def _write_beside(self, snapshot: _Snapshot) -> None:
+        """What a process other than 0 writes: its parts, then their hashes."""
+        temporary = files.temporary_folder(self.folder, snapshot.step)
+        written = self._write_tensors(snapshot, temporary)
+        entries = {name: asdict(entry) for name, entry in written.items()}
+        write_json(_hashes_of(self._world.rank, temporary), entries)
+
+    def _of_process(self, rank: int, temporary: Path) -> dict[str, Entry]:
+        """The hashes that another process leaves when its parts are durable.
+
+        One that fails ends the run, and with it this waiting.
+        """
+        path = _hashes_of(rank, temporary)
+        while not path.exists():
+            time.sleep(POLL_SECONDS)
+        entries = {name: Entry(**entry) for name, entry in read_json(path).items()}
+        path.unlink()
+        return entries
 
     def _prune(self, newest: int) -> None:
         steps = [checkpoint.step for checkpoint in files.list_checkpoints(self.folder)]
@@ -283,6 +346,27 @@ def _unwrapped(model: nn.Module) -> Any:
     return model
 
 
+def _hashes_of(rank: int, temporary: Path) -> Path:
+    return temporary / f"part-{rank:05d}.json"
+
+
+def held_here(tensor: Tensor, world: World) -> Part | None:
+    """What this process is to write of a tensor; None: other processes write all of it.
+
+    Of a sharded tensor (`DTensor`) that is its shard, and of shards that several processes hold
+    (HSDP) the first one's. What all processes hold, process 0 writes.
+    """
+    if not hasattr(tensor, "__create_chunk_list__"):
+        return Part(tensor, (0,) * tensor.dim()) if world.is_main else None
+    sharded: Any = tensor
+    coordinates = sharded.device_mesh.get_coordinate()
+    copies = zip(coordinates, sharded.placements, strict=True)
+    (chunk,) = sharded.__create_chunk_list__()
+    if chunk.sizes.numel() == 0 or any(at and copy.is_replicate() for at, copy in copies):
+        return None
+    return Part(sharded.to_local(), tuple(chunk.offsets))
+
+
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name; tied weights once, under their first name."""
     first: dict[int, str] = {}
@@ -292,18 +376,14 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensors[name] for name in first.values()}
 
 
-def _optimizer_state(
-    model: nn.Module, optimizer: Optimizer
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's state as tensors `<parameter>/<key>`, and plain numbers in the same form."""
+def _optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as tensors `<parameter>/<key>`."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-    tensors: dict[str, Tensor] = {}
-    scalars: dict[str, Any] = {}
-    for parameter, entries in optimizer.state.items():
-        for key, value in entries.items():
-            where = tensors if isinstance(value, Tensor) else scalars
-            where[f"{names[parameter]}/{key}"] = value
-    return tensors, scalars
+    return {
+        f"{names[parameter]}/{key}": value
+        for parameter, entries in optimizer.state.items()
+        for key, value in entries.items()
+    }
 
 
 def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
@@ -324,30 +404,29 @@ def load_weights(checkpoint: Checkpoint, model: nn.Module) -> None:
 def _load_optimizer(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
     """Put the stored state into the optimizer, whatever its parameter groups."""
     parameters: dict[str, Tensor] = dict(model.named_parameters())
-    settings: dict[Tensor, dict[str, Any]] = {
-        p: group for group in optimizer.param_groups for p in group["params"]
-    }
+    trained = {p for group in optimizer.param_groups for p in group["params"]}
     targets: dict[str, Tensor] = {}
     state: dict[Tensor, dict[str, Any]] = {}
     folder = checkpoint.path / files.OPTIMIZER
-    for full_name, (shape, dtype) in files.stored_tensors(folder).items():
-        name, _, key = full_name.rpartition("/")
+    stored = files.stored_tensors(folder)
+    for name in {full_name.rpartition("/")[0] for full_name in stored}:
         parameter = parameters.get(name)
-        if parameter is None or parameter not in settings:
+        if parameter is None or parameter not in trained:
             raise HornbookError(
                 f"has optimizer state for {name}, which is not trained here",
                 where=checkpoint.path,
                 hint="Use the recipe it was trained with, or start from it with --init",
             )
-        # PyTorch keeps `step` (no dimensions) on the CPU unless the kernel reads it on the device.
-        group = settings[parameter]
-        on_device = len(shape) > 0 or group.get("fused") or group.get("capturable")
-        device = parameter.device if on_device else torch.device("cpu")
-        targets[full_name] = torch.empty(shape, dtype=dtype, device=device)
-        state.setdefault(parameter, {})[key] = targets[full_name]
+        state[parameter] = optimizer.new_state(parameter)
+        targets |= {f"{name}/{key}": value for key, value in state[parameter].items()}
+    wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in targets.items()}
+    kind = checkpoint.state().get("optimizer", "adamw")
+    if stored and (kind != optimizer.kind or stored != wanted):
+        raise HornbookError(
+            f"was trained with optimizer.kind {kind}, whose state {optimizer.kind} cannot use",
+            where=checkpoint.path,
+            hint="Use that kind, or start from these weights in another run directory with --init",
+        )
     files.read_tensors(folder, targets)
-    for full_name, value in read_json(checkpoint.path / files.OPTIMIZER_SCALARS).items():
-        name, _, key = full_name.rpartition("/")
-        state.setdefault(parameters[name], {})[key] = value
     optimizer.state.clear()
     optimizer.state.update(state)

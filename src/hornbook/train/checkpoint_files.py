@@ -4,15 +4,15 @@ In: tensors by name and JSON values. Out: a folder `step-00000500/`, and back:
 
     model/*.safetensors       weights and persistent buffers (float32 stays float32, bit for bit)
     optimizer/*.safetensors   optimizer state, `<parameter name>/<state name>`
-    optimizer/scalars.json    what the optimizer keeps as plain numbers
     rng.safetensors           states of the random number generators
     model.json                the architecture (`ModelConfig`)
     state.json                step, cursors and whatever else the trainer counts
     tokenizer.json ...        attachments
     manifest.json             size and sha256 of every file above; written last
 
-Tensors go through `torch.distributed.checkpoint` and its Hugging Face storage, so that the same
-folder can be read by another number of processes.
+Each of several processes writes the parts of tensors that it holds into files of its own, which say
+where the parts belong. `torch.distributed.checkpoint` and its Hugging Face storage put them
+together for any number of processes.
 """
 
 from __future__ import annotations
@@ -30,25 +30,23 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import state_dict_loader
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.hf_storage import (
-    HuggingFaceStorageReader,
-    HuggingFaceStorageWriter,
-)
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from hornbook.errors import HornbookError
 from hornbook.files import TEMPORARY, read_json, sha256_of, sync_folder, write_json
 from hornbook.model.config import ModelConfig
 from hornbook.progress import warn
+from hornbook.train.tensor_files import Entry, Part, write_file
 
 MODEL, OPTIMIZER = "model", "optimizer"
 MANIFEST, MODEL_CONFIG, STATE = "manifest.json", "model.json", "state.json"
-RANDOM_STATE, OPTIMIZER_SCALARS = "rng.safetensors", "optimizer/scalars.json"
+RANDOM_STATE = "rng.safetensors"
 
-FILE_BYTES = 128 * 2**20
-"""Tensors are gathered into files of about this size: the writer holds one file in memory."""
+FILE_BYTES = 2**30
+"""Tensors are gathered into files of about this size."""
 
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -157,19 +155,34 @@ def surplus(steps: list[int], newest: int, keep: int) -> list[int]:
 # ---------------------------------------------------------------------------- writing and reading
 
 
-def write_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Write CPU tensors as safetensors files of about `FILE_BYTES` each, flushed to the disk."""
-    files: dict[str, int] = {}
-    number, filled = 1, 0
+def write_tensors(
+    tensors: Mapping[str, Tensor | Part], folder: Path, rank: int = 0
+) -> dict[str, Entry]:
+    """Write CPU tensors as safetensors files of about `FILE_BYTES` each, flushed to the disk.
+
+    Args:
+        tensors: whole ones, or this process's parts of them.
+        folder: where the files go; other processes may write theirs there at the same time.
+        rank: number of this process, which is in the files' names.
+
+    Returns:
+        Size and hash of each file, by its path below the parent of `folder`.
+    """
+    groups: list[dict[str, Part]] = []
+    filled = 0
     for name, tensor in tensors.items():
-        if filled and filled + tensor.nbytes > FILE_BYTES:
-            number, filled = number + 1, 0
-        files[name] = number
-        filled += tensor.nbytes
+        part = tensor if isinstance(tensor, Part) else Part(tensor.detach(), (0,) * tensor.dim())
+        if not groups or filled + part.tensor.nbytes > FILE_BYTES:
+            groups.append({})
+            filled = 0
+        groups[-1][name] = part
+        filled += part.tensor.nbytes
     folder.mkdir(parents=True, exist_ok=True)
-    writer = HuggingFaceStorageWriter(str(folder), fqn_to_index_mapping=files)
-    with _one_process():
-        state_dict_saver.save(dict(tensors), storage_writer=writer, no_dist=True)
+    written = {}
+    for number, group in enumerate(groups, 1):
+        path = folder / f"part-{rank:05d}-{number:05d}.safetensors"
+        written[f"{folder.name}/{path.name}"] = write_file(path, group)
+    return written
 
 
 def read_tensors(folder: Path, targets: Mapping[str, Tensor]) -> None:
@@ -215,12 +228,16 @@ def write_state(folder: Path, config: ModelConfig, state: dict[str, Any]) -> Non
     write_json(folder / STATE, state)
 
 
-def seal(folder: Path, step: int) -> None:
-    """Flush every file and folder to the disk, and write the manifest over them."""
+def seal(folder: Path, step: int, written: Mapping[str, Entry]) -> None:
+    """Flush every file and folder to the disk, and write the manifest over them.
+
+    `written` has the hashes that are known already, by path below `folder`.
+    """
     files: dict[str, dict[str, Any]] = {}
     for path in flush(folder):
         name = path.relative_to(folder).as_posix()
-        files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        entry = written.get(name) or Entry(path.stat().st_size, sha256_of(path))
+        files[name] = dataclasses.asdict(entry)
     write_json(folder / MANIFEST, {"format": 1, "step": step, "files": files})
 
 

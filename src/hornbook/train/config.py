@@ -33,8 +33,8 @@ class PretrainConfig:
     rows."""
 
     micro_batch: int = _horizon(0)
-    """Rows in one forward pass. 0: on a GPU found by trying larger ones while they fit and gain
-    speed; on a CPU about 4,096 tokens. Halved when memory runs out."""
+    """Rows in one forward pass. 0: on a GPU found by trying larger ones while they fit, up to about
+    65,536 tokens; on a CPU about 4,096 tokens. Halved when memory runs out."""
 
     init: str | None = None
     """Start from these weights: a checkpoint, a run, or a Hugging Face directory."""
@@ -43,35 +43,37 @@ class PretrainConfig:
     """Where to train; `auto` takes the fastest that works."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of matrix products; weights and optimizer state stay float32. `auto` probes."""
+    """Arithmetic of matrix products; `auto` probes. fp16 is for GPUs without bf16."""
 
     compile: Literal["auto", "on", "regional", "off"] = _horizon("auto")
     """`torch.compile`: `on` makes one graph of model and loss, `regional` compiles one block and
     uses it for all (starts sooner in deep models). `auto`: on for CUDA, off elsewhere."""
 
     attention: Literal["auto", "cudnn", "flash", "efficient", "math"] = _horizon("auto")
-    """Attention kernel; `auto` takes the fastest that works."""
+    """Attention kernel; `auto` times them on a GPU and takes the fastest that works."""
 
     cross_entropy: Literal["auto", "plain", "chunked", "fused"] = _horizon("auto")
     """How the loss is computed: `plain`; `chunked` never holds all logits at once (least memory);
-    `fused` is one Triton kernel (CUDA)."""
+    `fused` is one Triton kernel (CUDA). `auto`: on a GPU `fused`, or `chunked` where memory asks
+    for it; elsewhere `plain`."""
 
     activation_checkpointing: Literal["auto", "none", "selective", "full", "budget"] = _horizon(
         "auto"
     )
     """Recompute activations in the backward pass to save memory: `selective` what is cheap, `full`
-    each block, `budget` what the compiler picks. `auto`: as little as fits."""
+    each block, `budget` what the compiler picks. `auto`: on a GPU as little as fits; elsewhere
+    `none`."""
 
     activation_budget: float = _horizon(0.5)
     """`budget`: share of the activations that is kept, 0 to 1."""
 
     residual: Literal["auto", "fp32", "bf16"] = _horizon("auto")
     """Type of the sum that runs through the blocks, in narrow precision; bf16 takes half the
-    memory."""
+    memory. `auto`: bf16 on a GPU that trains in bf16, else fp32."""
 
     weights: Literal["fp32", "bf16"] = "fp32"
-    """Type in which weights are stored. bf16 takes half the memory, and updates are then rounded
-    stochastically, so that small ones are not lost."""
+    """Type in which weights and gradients are stored. bf16 takes half the memory, and updates are
+    then rounded stochastically, so that small ones are not lost. It needs bf16 arithmetic."""
 
     float8: bool = False
     """Matrix products in 8 bits, on GPUs that have them (extra `float8`). Pays from about 1B

@@ -18,11 +18,13 @@ from hornbook.model.huggingface import import_directory
 from hornbook.train.checkpoint import NOT_ARCHITECTURE, check_same_config, load_weights
 from hornbook.train.checkpoint_files import (
     MANIFEST,
+    MODEL,
     MODEL_CONFIG,
     Checkpoint,
     checkpoint_step,
     list_checkpoints,
     newest_good,
+    stored_tensors,
 )
 
 Kind = Literal["run", "checkpoint", "huggingface"]
@@ -139,8 +141,12 @@ def _checked(checkpoint: Checkpoint) -> Checkpoint:
 
 def _decoder(checkpoint: Checkpoint) -> Decoder:
     decoder = Decoder(checkpoint.config(), initialise=False)
+    stored = stored_tensors(checkpoint.path / MODEL)
+    for name, parameter in decoder.named_parameters():
+        if name in stored:  # perhaps in bfloat16 (pretrain.weights)
+            parameter.data = parameter.data.to(stored[name][1])
     load_weights(checkpoint, decoder)
-    return decoder.eval()
+    return decoder.float().eval()
 
 
 def _tokenizer(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What a run was given by its machine: device, precision, compilation, micro-batch, threads.
+"""What a run was given by its machine: device, precision, kernels, micro-batch, threads.
 
 In: what `probe.py` found by trying. Out: `machine.json`, from which a resumed run takes the same
 choices, because other ones would give other last bits.
@@ -9,79 +9,98 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from hornbook.errors import HornbookError
 from hornbook.files import read_json, write_json
+from hornbook.model.engine import (
+    MLP,
+    AttentionKernel,
+    Checkpointing,
+    Compile,
+    CrossEntropy,
+    Engine,
+    Residual,
+)
+from hornbook.plan.gpus import peak_flops
 from hornbook.train.config import PretrainConfig
 from hornbook.train.precision import PrecisionName
 
 FILE = "machine.json"
 
-PEAK_FLOPS = {
-    "B200": 2250e12,
-    "H200 NVL": 836e12,
-    "H200": 989e12,
-    "GH200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H800": 989e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "A6000": 155e12,
-    "A40": 150e12,
-    "A10": 125e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "RTX 5090": 209e12,
-    "RTX 4090": 165e12,
-    "RTX 4080": 97e12,
-    "RTX 3090": 71e12,
-    "V100": 125e12,
-    "T4": 65e12,
-}
-"""Dense bf16 (V100, T4: fp16) matrix FLOPs a second, accumulated in float32, from NVIDIA's data
-sheets; the first name that is a word of the device's name counts."""
+OTHER_CHOICES = ("weights", "attention", "checkpointing", "cross_entropy", "residual", "float8")
+"""Said in the one line for the user where they are not the plain ones."""
 
-ASKED = ("device", "precision", "compile", "threads", "micro_batch", "deterministic")
+ASKED = (
+    "device",
+    "precision",
+    "attention",
+    "cross_entropy",
+    "activation_checkpointing",
+    "activation_budget",
+    "residual",
+    "weights",
+    "float8",
+    "compile",
+    "threads",
+    "micro_batch",
+    "deterministic",
+)
 """Settings that the choices answer to; when one changes, the machine is probed anew."""
 
 
 @dataclass
 class Machine:
-    """The choices of a run.
+    """The choices of a run. Those from `attention` to `float8` are the fields of `Engine`; their
+    defaults are how versions that did not write them trained.
 
     Attributes:
         device: cpu, cuda or mps.
         device_name: for people, and to notice another machine.
         precision: fp32, bf16 or fp16.
-        compile: whether the step is compiled.
         threads: CPU threads of PyTorch's operators.
         torch: PyTorch's version.
         asked: the settings that were answered.
         reasons: why, for each choice that was not simply asked for.
         micro_batches: [first step (counted from 1), rows] of every micro-batch size, in order.
         steps_per_minute: as calibrated for `pretrain.minutes`; None where that is not used.
+        weights: type in which weights are stored.
+        processes: that train together.
     """
 
     device: str
     device_name: str
     precision: PrecisionName
-    compile: bool
     threads: int
     torch: str
     asked: dict[str, Any]
     reasons: dict[str, str] = field(default_factory=dict)
     micro_batches: list[list[int]] = field(default_factory=list)
     steps_per_minute: float | None = None
+    weights: Literal["fp32", "bf16"] = "fp32"
+    attention: AttentionKernel = "auto"
+    checkpointing: Checkpointing = "none"
+    budget: float = 1.0
+    cross_entropy: CrossEntropy = "plain"
+    residual: Residual = "fp32"
+    mlp: MLP = "plain"
+    compile: Compile = "off"
+    float8: bool = False
+    processes: int = 1
+
+    def engine(self) -> Engine:
+        """How the decoder is to compute."""
+        return Engine(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Engine)})
+
+    def use(self, engine: Engine) -> None:
+        """Take over an engine's choices."""
+        for name, value in dataclasses.asdict(engine).items():
+            setattr(self, name, value)
 
     def micro_batch(self, step: int) -> int:
         """Rows of one forward pass in step number `step`."""
@@ -96,22 +115,25 @@ class Machine:
         """FLOPs a second that the device could do in this precision, where that is known."""
         if self.device != "cuda" or self.precision == "fp32":
             return None
-        for name, peak in PEAK_FLOPS.items():
-            if re.search(rf"\b{name}\b", self.device_name):
-                return peak
-        return None
+        return peak_flops(self.device_name)
 
-    def answers(self, config: PretrainConfig, device: str) -> bool:
-        """Whether these choices still hold: same settings, made on the device that is used now.
+    def answers(self, config: PretrainConfig, device: str, processes: int = 1) -> bool:
+        """Whether these choices still hold: same settings, made on the device that is used now, by
+        as many processes.
 
         With `auto` that may be another one: a GPU that was not there when the run began.
         """
         same_device = (self.device, self.device_name) == (device, device_name(device))
-        return same_device and self.asked == asked(config)
+        same_device &= self.processes == processes
+        # A setting that an earlier version did not have was not asked for.
+        return same_device and {**asked(PretrainConfig()), **self.asked} == asked(config)
 
     def difference(self, earlier: Machine) -> str | None:
         """In words, what is not as in an earlier start; None when all that counts is the same."""
-        for name in ("device_name", "precision", "compile", "threads", "micro_batches", "torch"):
+        engine = (f.name for f in dataclasses.fields(Engine))
+        for name in (
+            "device_name", "processes", "precision", *engine, "threads", "micro_batches", "torch"
+        ):  # fmt: skip
             now, before = getattr(self, name), getattr(earlier, name)
             if now != before:
                 return f"{name.replace('_', ' ')} {now} instead of {before}"
@@ -122,9 +144,14 @@ class Machine:
         rows = self.micro_batches[-1][1]
         threads = f", CPU threads: {self.threads}" if self.device == "cpu" else ""
         reason = f" ({self.reasons['precision']})" if "precision" in self.reasons else ""
+        usual, others = Machine("", "", "fp32", 0, "", {}), ""
+        for name in OTHER_CHOICES:
+            value = getattr(self, name)
+            if value != getattr(usual, name):
+                others += f"; {name.replace('_', ' ')} {'on' if value is True else value}"
         return (
             f"machine: {self.device_name}{threads}; {self.precision}{reason}; compile "
-            f"{'on' if self.compile else 'off'}; micro-batch {rows} of {rows_per_step} rows"
+            f"{self.compile}; micro-batch {rows} of {rows_per_step} rows{others}"
         )
 
     def write(self, folder: Path) -> None:
@@ -143,7 +170,10 @@ class Machine:
 
     @staticmethod
     def from_json(values: dict[str, Any], where: str | Path, *, hint: str) -> Machine:
-        """The choices as `write` stored them; other fields are a `HornbookError`."""
+        """The choices as `write` stored them, or an earlier version, which knew fewer; fields that
+        nobody knows are a `HornbookError`."""
+        if isinstance(values.get("compile"), bool):
+            values = {**values, "compile": "on" if values["compile"] else "off"}
         try:
             return Machine(**values)
         except TypeError as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 from hornbook.files import disk_errors, write_text
 from hornbook.progress import say
+from hornbook.train.state import RunState
 
 LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 """Characters that JSON may hold as they are but that `str.splitlines` takes for ends of lines."""
@@ -128,6 +129,41 @@ class MetricsLog:
         self._samples.close()
         if self._board is not None:
             self._board.close()
+
+
+class NoLog(MetricsLog):
+    """The log of a process that leaves writing to process 0."""
+
+    def __init__(self) -> None:
+        pass
+
+    def numbers(self, record: dict[str, Any]) -> None:
+        """Nothing is written."""
+
+    def event(self, step: int, kind: str, message: str) -> None:
+        """Nothing is written."""
+
+    def sample(self, step: int, sample: dict[str, Any]) -> None:
+        """Nothing is written."""
+
+    def sync(self) -> None:
+        """Nothing is written."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def open_log(folder: Path, state: RunState, tensorboard: bool, writes: bool) -> MetricsLog:
+    """The log of a run that goes on from `state`; of one that `writes` nothing, a silent one."""
+    if not writes:
+        return NoLog()
+    return MetricsLog(
+        folder,
+        state.step,
+        evaluated=state.evaluated,
+        sampled=state.sampled,
+        tensorboard=tensorboard,
+    )
 
 
 def _summary_writer(folder: Path, step: int) -> Any:

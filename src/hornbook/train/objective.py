@@ -11,9 +11,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
+import torch._functorch.config as compiler_config
 from torch import Tensor, nn
-from torch.nn import functional
 
+from hornbook.errors import HornbookError
+from hornbook.model.checkpointing import without_notice
+from hornbook.model.cross_entropy import has_kernel
+from hornbook.model.decoder import Decoder
+from hornbook.model.engine import COMPILER_OPTIONS
 from hornbook.tokens.batch import IGNORE, Batch
 
 Forward = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
@@ -30,7 +35,7 @@ class Objective(Protocol):
         """How many units of loss the batch holds; needs no forward pass."""
         ...
 
-    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: Decoder, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss summed over the units (a float32 scalar), and named sums for the log."""
         ...
 
@@ -44,28 +49,67 @@ class NextToken:
         """The number of targets that are not `IGNORE`."""
         return float((batch.targets != IGNORE).sum())
 
-    def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: Decoder, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The cross-entropy summed over the targets; 0 for a batch without any."""
-        logits = model(batch.inputs, batch.positions, batch.documents)
-        loss = functional.cross_entropy(
-            logits.flatten(0, 1).float(),
-            batch.targets.flatten(),
-            ignore_index=IGNORE,
-            reduction="sum",
-        )
-        return loss, {}
+        hidden = model.hidden(batch.inputs, batch.positions, batch.documents)
+        return model.loss(hidden, batch.targets), {}
 
 
-def bind(objective: Objective, model: nn.Module, *, compiled: bool) -> Forward:
-    """The objective of this model; with `compiled`, model and loss become one compiled graph.
+class Bound(nn.Module):
+    """A model and its objective as one module: batch -> (loss sum, metric sums).
 
-    Compiling them together lets the compiler fuse the loss with the output head's last steps. The
-    model itself stays as it was, so evaluation and sampling at other shapes compile nothing.
+    This is what is wrapped for several processes (DDP, `fully_shard`): their hooks stay outside of
+    what is compiled. With `compile` "on" model and loss are one graph, so that the compiler can
+    fuse them; the model itself stays as it was, and evaluating and sampling compile nothing.
     """
 
-    def forward(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return objective(model, batch)
+    def __init__(self, objective: Objective, model: Decoder):
+        super().__init__()
+        self.model, self.objective = model, objective
+        self._compute = self._loss
+        if model.engine.compile == "on":
+            # A break in the graph would be slow and silent, so it is an error; and each new shape
+            # compiles anew, since a run has few, and a graph for any shape is slower.
+            self._compute = torch.compile(
+                self._loss, fullgraph=True, dynamic=False, options=COMPILER_OPTIONS
+            )
 
-    if not compiled:
-        return forward
-    return torch.compile(forward)
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss summed over the batch's units (a float32 scalar), and named sums."""
+        engine = self.model.engine
+        if engine.checkpointing == "selective":
+            with without_notice():
+                return self._compute(batch)
+        if engine.checkpointing != "budget":
+            return self._compute(batch)
+        # The compiler reads the budget when it first meets a shape.
+        with compiler_config.patch(activation_memory_budget=engine.budget):
+            return self._compute(batch)
+
+    def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.objective(self.model, batch)
+
+
+def bind(objective: Objective, model: Decoder) -> Bound:
+    """The objective of this model, computed and compiled as `model.engine` says.
+
+    Raises:
+        HornbookError: the engine asks for what is not here.
+    """
+    engine = model.engine
+    if engine.cross_entropy == "fused" and not has_kernel(model.embedding.weight.device):
+        raise HornbookError(
+            "fused cross-entropy needs a CUDA device and Triton",
+            where="pretrain.cross_entropy",
+            hint="Set it to auto, or to chunked, which computes the same without Triton",
+        )
+    if engine.checkpointing == "budget" and engine.compile == "off":
+        raise HornbookError(
+            "the compiler spends the activation budget, and compile is off",
+            where="pretrain.activation_checkpointing",
+            hint="Set pretrain.compile to on, or this to selective or full",
+        )
+    if engine.compile != "off":
+        # PyTorch compiles a function eight times at most, and each trial of a probe is one.
+        torch.compiler.reset()
+    return Bound(objective, model)

@@ -29,6 +29,7 @@ from hornbook.train.horizon import rows_per_step
 from hornbook.train.load import check_same_architecture, initial_weights, kind_of
 from hornbook.train.machine import pick_device
 from hornbook.train.objective import NextToken
+from hornbook.train.parallel import World, check_gpus, in_company, joined
 from hornbook.train.state import Outcome
 from hornbook.train.trainer import Trainer
 from hornbook.train.validation import ValidationLoss
@@ -58,6 +59,21 @@ def pretrain(
     Raises:
         HornbookError: whatever the user can mend, from a missing shard to a loss that is NaN.
     """
+    with joined(config.device) as world:
+        return _pretrain(model, data, optimizer, config, generation, tokens, out, world)
+
+
+def _pretrain(
+    model: ModelSettings,
+    data: DataConfig,
+    optimizer: OptimizerConfig,
+    config: PretrainConfig,
+    generation: GenerateConfig,
+    tokens: Path,
+    out: Path,
+    world: World,
+) -> Outcome:
+    """`pretrain`, as this process among those that train together."""
     tokenizer = Tokenizer.load(tokens / "tokenizer")
     check_settings(model, optimizer, config, generation, tokenizer.size)
     decoder = starting_model(model, config, tokenizer)
@@ -72,7 +88,9 @@ def pretrain(
         data, tokens, sequence_length,
         rows_per_step=rows_per_step(config, sequence_length), tokenizer_sha256=tokenizer.sha256,
     )  # fmt: skip
-    validation = ValidationLoss(tokens, sequence_length, config.evaluate_tokens, verify=data.verify)
+    validation = ValidationLoss(
+        tokens, sequence_length, config.evaluate_tokens, verify=data.verify, world=world
+    )
     # As many as there are: a budget of minutes pays for these.
     config = dataclasses.replace(config, evaluate_tokens=validation.tokens)
     trainer = Trainer(
@@ -81,6 +99,7 @@ def pretrain(
         sample=sampler(tokenizer, decoder.config.context, config, generation),
         attachments=tokenizer_files(tokens / "tokenizer"),
         prefetch=data.prefetch,
+        world=world,
     )  # fmt: skip
     return trainer.fit()
 
@@ -103,7 +122,10 @@ def check_settings(
     """
     check_training(config, optimizer)
     check_sampling(generation)
-    pick_device(config.device)
+    if config.gpus > 1 and config.device != "cpu" and not in_company():
+        check_gpus(config.gpus)  # counts them only, and so leaves their memory alone
+    else:
+        pick_device(config.device)
     if config.init is None:
         resolve(model, vocabulary)
     else:

@@ -64,13 +64,16 @@ def settings_restored() -> Iterator[None]:
 @contextlib.contextmanager
 def collection_paused() -> Iterator[None]:
     """No garbage collection in the middle of a step: with a model's many objects one takes tens
-    of milliseconds. The trainer collects between steps, with `gc.collect()`."""
+    of milliseconds. The trainer collects between steps, with `gc.collect()`, which does not look at
+    what was there before training."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         if enabled:
             gc.enable()
 
@@ -84,8 +87,11 @@ def reproducible(wanted: bool) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     # cuBLAS reads this when it is first used (its manual, "Results reproducibility").
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    from torch._inductor import config as compiler  # large, and few ask for this
+
     torch.use_deterministic_algorithms(True)
     try:
-        yield
+        with compiler.patch(deterministic=True):  # does not choose kernels by timing them
+            yield
     finally:
         torch.use_deterministic_algorithms(before)

@@ -3,6 +3,10 @@
 In: the step's batch. Out: its loss, gradient norm and metrics, with the model updated. A step that
 runs out of memory is done again from its start in smaller micro-batches; one whose loss or gradient
 is not finite changes nothing and names the rows.
+
+On CUDA nothing here waits for the device: whether a step may change the weights is decided there,
+and its numbers are read later, while the device is busy with the next step. Elsewhere they are read
+before the update.
 """
 
 from __future__ import annotations
@@ -10,15 +14,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from hornbook.errors import HornbookError
 from hornbook.tokens.batch import Batch
-from hornbook.train.objective import Forward, Objective
-from hornbook.train.precision import Precision
+from hornbook.train.objective import Forward
+from hornbook.train.precision import Precision, check_scale
 
 
 @dataclass
@@ -38,16 +43,60 @@ class StepReport:
     updated: bool
 
 
+class Pending:
+    """A step that was handed to the device; `result` waits for its numbers."""
+
+    def __init__(self, values: Tensor, report: Callable[[list[float]], StepReport]):
+        """
+        Args:
+            values: float32 [n], numbers that the device is about to know; their copy to the host
+                is begun here.
+            report: makes sense of them.
+        """
+        self._report = report
+        self._copied: torch.cuda.Event | None = None
+        self._values = values
+        if values.is_cuda:
+            self._values = torch.empty_like(values, device="cpu", pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+
+    def result(self) -> StepReport:
+        """What the step did. Raises `NotFinite` when its loss or gradient is NaN or infinite, and
+        `HornbookError` when an operator ran out of memory after it was handed over."""
+        if self._copied is not None:
+            try:
+                self._copied.synchronize()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise HornbookError(
+                    "the device ran out of memory in the middle of a step",
+                    hint="Start again: it goes on from the last checkpoint. Set "
+                    "pretrain.micro_batch lower",
+                ) from error
+        return self._report(self._values.tolist())
+
+
 @dataclass
 class _Sums:
     """Shares of the step's mean loss, one a micro-batch, and of its metrics; on the device."""
 
-    losses: list[Tensor]
-    metrics: dict[str, Tensor]
+    losses: list[Tensor] = field(default_factory=list)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "status_alloc_failed")
+"""Parts of messages about memory, the last one of cuBLAS and cuDNN."""
 
 
 class NotFinite(HornbookError):
-    """The loss or the gradient of a step is not a number, or infinite."""
+    """The loss or the gradient of step number `step` is not a number, or infinite."""
+
+    def __init__(self, step: int, what: str, hint: str):
+        super().__init__(what, where=f"step {step}", hint=hint)
+        self.step = step
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -66,77 +115,123 @@ class Stepper:
     Args:
         model: updated in place.
         forward: the objective bound to the model.
-        objective: says the weight of a batch.
         optimizer: with the learning rate of the step set.
         precision: fp32, bf16 or fp16.
         gradient_clip: largest global gradient norm; 0: not clipped.
         seed: of dropout.
+        total: of this process's shares of loss and metrics, those of all processes; does not wait
+            for them.
+        synchronise: told before each micro-batch whether it is the step's last, after which
+            processes exchange their gradients.
+
+    Attributes:
+        pipelined: whether the device decides about the update and `Pending.result` waits. After a
+            step that is not finite no later one changes anything either, so that the weights are
+            still those before it when its numbers are read.
     """
 
     def __init__(
         self,
         model: torch.nn.Module,
         forward: Forward,
-        objective: Objective,
         optimizer: torch.optim.Optimizer,
         precision: Precision,
         *,
         gradient_clip: float,
         seed: int,
+        total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+        synchronise: Callable[[bool], None] = lambda last: None,
     ):
         self.precision = precision
-        self._model, self._forward, self._objective = model, forward, objective
-        self._optimizer, self._clip, self._seed = optimizer, gradient_clip, seed
+        self.pipelined = precision.device.type == "cuda"
+        self._model, self._forward, self._optimizer = model, forward, optimizer
+        self._clip, self._seed = gradient_clip, seed
+        self._total, self._synchronise = total, synchronise
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._halted = torch.zeros((), device=precision.device)
 
     def step(
         self,
         step: int,
         batch: Batch,
         micro_batch: int,
+        weight: float,
         *,
         rows: tuple[int, int] = (0, 0),
         smaller: Callable[[int, int], None] = lambda step, rows: None,
-    ) -> StepReport:
+    ) -> Pending:
         """Do step number `step` (counted from 1).
 
         Args:
             step: its number, for the seed of dropout and for messages.
             batch: all rows of the step, on the device.
             micro_batch: rows of one forward pass.
+            weight: what loss sums are divided by: the units of loss in the step (how several
+                processes share it, `sharding` says).
             rows: first row and end of the batch in the run, for messages.
             smaller: called with the step and the new micro-batch when memory ran out.
 
         Raises:
-            NotFinite: loss or gradient is NaN or infinite; nothing was updated.
+            NotFinite: as `Pending.result`, where the step is not pipelined; nothing was updated.
             HornbookError: no target in the batch; not even one row fits in memory.
         """
-        weight = self._objective.weight(batch)
         if weight == 0:
             raise HornbookError(
-                f"no {self._objective.unit} to learn from in rows {rows[0]}-{rows[1] - 1}",
+                f"nothing to learn from in rows {rows[0]}-{rows[1] - 1}",
                 where=f"step {step}",
                 hint="Every target is masked: look at these rows with `hornbook inspect`",
             )
         sums = self._gradients(step, batch, micro_batch, weight, smaller)
-        self.precision.scaler.unscale_(self._optimizer)
-        norm = torch.nn.utils.get_total_norm(
-            [p.grad for p in self._parameters if p.grad is not None]
+        norm = self._clipped_norm()
+        shares = self._total(torch.stack([*sums.losses, *sums.metrics.values()]))
+        scale = norm.new_ones(()) if self.precision.scale is None else self.precision.scale
+        pending = Pending(
+            torch.cat([torch.stack([norm, scale]), shares]),
+            partial(self._report, step, rows, len(batch), len(sums.losses), list(sums.metrics)),
         )
+        overflowed = (~norm.isfinite()).float()
+        if self.pipelined:
+            fatal = (~shares[: len(sums.losses)].isfinite().all()).float()
+            if self.precision.scale is None:
+                fatal = torch.maximum(fatal, overflowed)
+            self._halted = torch.maximum(self._halted, fatal)
+            self._optimizer.found_inf = torch.maximum(self._halted, overflowed)  # type: ignore[attr-defined]
+            self._update()
+        elif pending.result().updated:
+            self._update()
+        self.precision.update_scale(overflowed)
+        return pending
+
+    def _clipped_norm(self) -> Tensor:
+        """Unscale and clip the gradients; their global 2-norm before clipping, float32 0-d."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        self.precision.unscale(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if hasattr(norm, "full_tensor"):  # of sharded gradients; importing DTensor takes 0.8 s
+            norm = norm.full_tensor()
         if self._clip:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self._clip, norm)
-        # One wait for the device a step: to know the numbers before they change the weights.
-        values = torch.stack([norm, *sums.losses, *sums.metrics.values()]).tolist()
-        losses = values[1 : 1 + len(sums.losses)]
-        self._check(step, values[0], losses, rows, len(batch))
-        self._update()
-        updated = math.isfinite(values[0])
+        return norm.float()
+
+    def _report(
+        self,
+        step: int,
+        rows: tuple[int, int],
+        count: int,
+        micro_batches: int,
+        metrics: list[str],
+        values: list[float],
+    ) -> StepReport:
+        """Numbers from the device (norm, loss scale, losses, metrics) as a report."""
+        norm, scale, losses = values[0], values[1], values[2 : 2 + micro_batches]
+        self._check(step, norm, losses, rows, count)
+        updated = math.isfinite(norm)
         if not updated:
-            self.precision.check_scale(step)
+            check_scale(step, scale / 2)
         return StepReport(
             loss=math.fsum(losses),
-            gradient_norm=values[0] if updated else None,
-            metrics=dict(zip(sums.metrics, values[1 + len(losses) :], strict=True)),
+            gradient_norm=norm if updated else None,
+            metrics=dict(zip(metrics, values[2 + micro_batches :], strict=True)),
             updated=updated,
         )
 
@@ -153,7 +248,9 @@ class Stepper:
             torch.manual_seed(step_seed(self._seed, step))
             self._optimizer.zero_grad(set_to_none=True)
             try:
-                return accumulate(self._forward, batch, micro_batch, weight, self.precision)
+                return accumulate(
+                    self._forward, batch, micro_batch, weight, self.precision, self._synchronise
+                )
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -171,7 +268,7 @@ class Stepper:
 
     def _update(self) -> None:
         try:
-            self.precision.scaler.step(self._optimizer)
+            self._optimizer.step()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -179,7 +276,6 @@ class Stepper:
                 "the optimizer's state does not fit in memory",
                 hint="Take a smaller model (model.preset), or set pretrain.micro_batch lower",
             ) from error
-        self.precision.scaler.update()
 
     def _check(
         self, step: int, norm: float, losses: list[float], rows: tuple[int, int], count: int
@@ -195,11 +291,11 @@ class Stepper:
         what = "the gradient" if bad is None else "the loss"
         value = norm if bad is None else losses[bad]
         raise NotFinite(
+            step,
             f"{what} is {value} in rows {first}-{max(first, end - 1)}; likely cause: "
             f"{self._cause(bad is None)}",
-            where=f"step {step}",
-            hint="Nothing was updated and the last checkpoint is kept. Go on from it over other "
-            "rows with a new data.seed, or begin anew with a lower optimizer.learning_rate or with "
+            "Nothing was updated and the last checkpoint is kept. Go on from it over other rows "
+            "with a new data.seed, or begin anew with a lower optimizer.learning_rate or with "
             "pretrain.precision fp32",
         )
 
@@ -215,15 +311,22 @@ class Stepper:
 
 
 def accumulate(
-    forward: Forward, batch: Batch, micro_batch: int, weight: float, precision: Precision
+    forward: Forward,
+    batch: Batch,
+    micro_batch: int,
+    weight: float,
+    precision: Precision,
+    synchronise: Callable[[bool], None] = lambda last: None,
 ) -> _Sums:
     """Add up the gradients of (loss sum / weight) over the micro-batches of a batch."""
-    sums = _Sums([], {})
-    for piece in pieces(batch, micro_batch):
+    sums = _Sums()
+    parts = pieces(batch, micro_batch)
+    for number, part in enumerate(parts, 1):
+        synchronise(number == len(parts))
         with precision.autocast():
-            loss_sum, metric_sums = forward(piece)
+            loss_sum, metric_sums = forward(part)
         loss = loss_sum / weight
-        precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        precision.scaled(loss).backward()  # type: ignore[no-untyped-call]
         sums.losses.append(loss.detach().float())
         for name, value in metric_sums.items():
             share = value.detach().float() / weight
@@ -247,7 +350,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     message = str(error).lower()
-    return "out of memory" in message or "can't allocate memory" in message
+    return any(words in message for words in OUT_OF_MEMORY)
 
 
 def free_memory(device: torch.device) -> None:

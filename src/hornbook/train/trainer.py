@@ -31,15 +31,18 @@ from hornbook.train.check import check_training
 from hornbook.train.checkpoint import CheckpointStore
 from hornbook.train.checkpoint_files import checkpoint_name
 from hornbook.train.config import PretrainConfig
-from hornbook.train.machine import Machine, memory_gigabytes, pick_device
-from hornbook.train.metrics import MetricsLog
-from hornbook.train.objective import Forward, Objective, bind
+from hornbook.train.machine import memory_gigabytes, pick_device
+from hornbook.train.metrics import open_log
+from hornbook.train.objective import Forward, Objective
+from hornbook.train.parallel import ALONE, World
 from hornbook.train.precision import Precision
-from hornbook.train.probe import probe
 from hornbook.train.process import Interrupt, collection_paused, reproducible, settings_restored
+from hornbook.train.sharding import Sharing
+from hornbook.train.start import calibrate, choose_machine, prepare_weights, stop_for_memory
 from hornbook.train.state import Outcome, Reason, RunState
-from hornbook.train.step import NotFinite, Stepper, StepReport, step_seed
+from hornbook.train.step import NotFinite, Pending, Stepper, StepReport, step_seed
 from hornbook.train.stop import unlike_guessing
+from hornbook.train.trial import Trial
 
 Evaluate = Callable[[Decoder], dict[str, float]]
 Sample = Callable[[Decoder, int], list[dict[str, Any]]]
@@ -52,6 +55,16 @@ SHOWN_CHARACTERS = 160
 
 WARNINGS = ("loss_spike", "initial_loss", "machine", "overflow")
 """Events that the user should read."""
+
+
+@dataclasses.dataclass
+class _Submitted:
+    """A step that was handed to the device, and what its line in metrics.jsonl says besides."""
+
+    step: int
+    pending: Pending
+    learning_rate: float
+    waited: float
 
 
 class Trainer:
@@ -68,6 +81,8 @@ class Trainer:
         sample: texts from the model after a number of steps, each with `prompt` and `text`.
         attachments: files that each checkpoint holds besides, by name (tokenizer.json).
         prefetch: batches prepared ahead.
+        world: this process among those that train the model, each with a `Trainer` of its own;
+            process 0 writes the files.
     """
 
     def __init__(
@@ -83,16 +98,21 @@ class Trainer:
         sample: Sample | None = None,
         attachments: Mapping[str, bytes | Path] | None = None,
         prefetch: int = 4,
+        world: World = ALONE,
     ):
         check_training(config, optimizer_config)
-        self._model, self._source, self._objective = model, source, objective
+        self._model, self._objective = model, objective
+        self._source, self._world = world.share_of(source), world
+        self._sharing = Sharing(world, config, optimizer_config)
         self._config, self._optimizer_config, self._folder = config, optimizer_config, folder
         self._evaluate, self._sample, self._prefetch = evaluate, sample, prefetch
         self._store = CheckpointStore(
-            folder / "checkpoints", config.keep, config.mirror, attachments
+            folder / "checkpoints", config.keep, config.mirror, attachments, world
         )
         self._rows = horizon.rows_per_step(config, source.sequence_length)
+        world.check_rows(self._rows)
         self._tokens_per_step = self._rows * source.sequence_length
+        self._submitted: _Submitted | None = None
 
     def fit(self) -> Outcome:
         """Train up to the horizon, or until the target loss or a signal.
@@ -103,21 +123,16 @@ class Trainer:
                 full.
         """
         self._began = time.perf_counter()
+        config, world = self._config, self._world
         with contextlib.ExitStack() as stack:
             interrupt = stack.enter_context(Interrupt())
             stack.enter_context(settings_restored())
-            stack.enter_context(reproducible(self._config.deterministic))
+            stack.enter_context(reproducible(config.deterministic))
             checkpoint = self._store.latest()
             stored = checkpoint.state() if checkpoint else {}
             self._take_up(stored)
             self._log = stack.enter_context(
-                MetricsLog(
-                    self._folder,
-                    self._state.step,
-                    evaluated=self._state.evaluated,
-                    sampled=self._state.sampled,
-                    tensorboard=self._config.tensorboard,
-                )
+                open_log(self._folder, self._state, config.tensorboard, world.is_main)
             )
             if checkpoint:
                 self._event("resumed", f"goes on from step {self._state.step}")
@@ -125,7 +140,11 @@ class Trainer:
             if checkpoint:
                 self._store.load(checkpoint, self._model, self._optimizer)
             stack.enter_context(collection_paused())
-            reason = self._train(interrupt)
+            try:
+                reason = self._train(interrupt)
+            except NotFinite as error:
+                self._log.event(error.step, "nan", str(error))
+                raise
         return Outcome(
             reason=reason,
             step=self._state.step,
@@ -159,6 +178,8 @@ class Trainer:
         if device.type == "cuda":
             # Products left in float32 (all, in fp32 runs) use TF32: 8x as fast, 10-bit mantissas.
             torch.set_float32_matmul_precision("high")
+        prepare_weights(self._model, self._config)
+        self._sharing.prepare(self._model)
         self._model.to(device).train()
         self._optimizer = build_optimizer(self._model, self._optimizer_config, device)
         forward = self._choose_machine(device, stored)
@@ -172,43 +193,28 @@ class Trainer:
             self._event("horizon", f"{self._total_steps} steps instead of {stored['total_steps']}")
 
     def _choose_machine(self, device: torch.device, stored: dict[str, Any]) -> Forward:
-        """Take the choices of an earlier start where they hold, else make them by trying."""
-        earlier = Machine.read(self._folder)
-        if earlier is None and stored:
-            earlier = Machine.from_json(
-                stored["machine"],
-                f"the newest checkpoint in {self._folder}",
-                hint="Use the version of hornbook that wrote it",
-            )
-        if earlier is not None and earlier.answers(self._config, device.type):
-            self._machine = dataclasses.replace(earlier, torch=torch.__version__)
-            torch.set_num_threads(earlier.threads)
-            forward = bind(self._objective, self._model, compiled=earlier.compile)
-        else:
-            batch = self._source.rows(0, self._rows).to(device)
-            self._machine, forward = probe(
-                self._config, self._model, self._objective, self._optimizer, batch, device
-            )
-            if earlier is not None:
-                # A run keeps its length in steps on whatever machine it goes on.
-                self._machine.steps_per_minute = earlier.steps_per_minute
-        self._machine.write(self._folder)
-        say(self._machine.describe(self._rows))
-        if earlier is not None and stored:
-            difference = self._machine.difference(earlier)
-            if difference:
-                self._event("machine", f"{difference}: goes on, but perhaps not bit for bit")
-        return forward
+        """The choices that this start trains with."""
+        batch = self._source.rows(0, self._rows).to(device)
+        trial = Trial(self._model, self._objective, batch, device, self._world)
+        self._machine, forward, difference = choose_machine(
+            self._config, trial, self._optimizer, self._folder, stored
+        )
+        self._write_machine()
+        say(self._machine.describe(len(batch)))
+        if difference:
+            self._event("machine", f"{difference}: goes on, but perhaps not bit for bit")
+        return self._sharing.wrap(forward)
 
     def _make_stepper(self, forward: Forward) -> Stepper:
         return Stepper(
             self._model,
             forward,
-            self._objective,
             self._optimizer,
             Precision(self._machine.precision, torch.device(self._machine.device)),
             gradient_clip=self._optimizer_config.gradient_clip,
-            seed=self._config.seed,
+            seed=self._config.seed + self._world.rank,
+            total=self._world.mean,
+            synchronise=self._sharing.synchronise,
         )
 
     def _choose_length(self, forward: Forward) -> int:
@@ -216,33 +222,31 @@ class Trainer:
         minutes = self._config.minutes
         if minutes and self._machine.steps_per_minute is None:
             seconds = self._calibrate(self._make_stepper(forward))
-            steps = horizon.calibrated_steps(
-                self._config,
-                self._tokens_per_step,
-                seconds,
-                time.perf_counter() - self._began,
-            )
-            self._machine.steps_per_minute = steps / minutes
-            self._machine.write(self._folder)
+            spent = time.perf_counter() - self._began
+            steps = horizon.calibrated_steps(self._config, self._tokens_per_step, seconds, spent)
+            self._machine.steps_per_minute = self._world.smallest(steps)[0] / minutes
+            self._write_machine()
             say(f"a step takes {seconds:.3g} s here: {minutes:g} minutes are {steps} steps")
         return horizon.total_steps(
             self._config, self._tokens_per_step, self._machine.steps_per_minute
         )
 
     def _calibrate(self, stepper: Stepper) -> float:
-        """Seconds of a step, from steps of learning rate 0 that leave no trace."""
-        batch = self._source.rows(0, self._rows).to(self._machine.device)
+        """Seconds of a step."""
+        batch = self._source.rows(0, self._rows)
+        weight = self._share_of_weight(self._objective.weight(batch))
         set_learning_rate(self._optimizer, 0.0)
         step = self._state.step + 1
+        # With no time to spare, all processes rehearse as many steps.
+        minutes = self._config.minutes if self._world.size == 1 else 0.0
+        return calibrate(
+            stepper, self._optimizer, batch.to(self._machine.device), weight,
+            lambda: self._machine.micro_batch(step), self._shrink, step=step, minutes=minutes,
+        )  # fmt: skip
 
-        def rehearse() -> None:
-            rows = self._machine.micro_batch(step)
-            stepper.step(step, batch, rows, rows=(0, self._rows), smaller=self._shrink)
-
-        seconds = horizon.seconds_of_step(rehearse, self._config.minutes * 60)
-        self._optimizer.zero_grad(set_to_none=True)
-        self._optimizer.state.clear()
-        return seconds
+    def _share_of_weight(self, weight: float) -> float:
+        """What to divide a loss sum by, from the weight of this process's rows (sharding.py)."""
+        return self._world.sum(weight)[0] / self._world.size
 
     # -------------------------------------------------------------------------------- the main loop
 
@@ -252,22 +256,33 @@ class Trainer:
         requests = ((row, rows) for row in range(first * rows, last * rows, rows))
         with (
             Prefetcher(
-                self._source, requests, device=self._machine.device, depth=self._prefetch
+                self._source,
+                requests,
+                device=self._machine.device,
+                depth=self._prefetch,
+                weigh=self._objective.weight,
             ) as batches,
             bar("training", last) as shown,
         ):
             shown.restart(first, last)
             while True:
-                if interrupt.requested:
+                stop, late = self._world.any(interrupt.requested, self._late())
+                if stop:
+                    self._drain(shown)
                     self._event("stopped", f"asked to stop after step {self._state.step}")
                     self._save(wait=True)
                     return "interrupted"
-                reason = self._between_steps(shown)
+                reason = self._between_steps(shown, late)
                 if reason:
                     return reason
                 self._one_step(batches, shown)
 
-    def _between_steps(self, shown: Bar) -> Reason | None:
+    def _late(self) -> bool:
+        """Whether the last checkpoint is older than it may be."""
+        minutes = (time.perf_counter() - self._saved_time) / 60
+        return 0 < self._config.checkpoint_minutes <= minutes
+
+    def _between_steps(self, shown: Bar, late: bool) -> Reason | None:
         """Evaluate, sample, save where due; a reason to end, if there is one.
 
         This comes before the next step and not after the last one, so that a run that was stopped
@@ -275,8 +290,13 @@ class Trainer:
         """
         state, config = self._state, self._config
         self._store.check()
+        if state.step % COLLECT_EVERY == 0:
+            gc.collect()
         target = state.watch.reached(config.stop_at_loss, None)
         last = state.step >= self._total_steps or target is not None
+        if not (last or late or self._anything_due()):
+            return None
+        self._drain(shown)
         if self._evaluate and self._due(config.evaluate_every, state.evaluated, last):
             self._run_evaluation(self._evaluate, shown)
         target = target or state.watch.reached(
@@ -287,74 +307,101 @@ class Trainer:
             self._take_samples(self._sample, shown)
         if target and state.step != self._saved_step:
             self._event("target", target)
-        minutes = (time.perf_counter() - self._saved_time) / 60
-        late = 0 < config.checkpoint_minutes <= minutes
         if last or late or self._due(config.checkpoint_every, self._saved_step, last):
             self._save(wait=last)
-        if state.step % COLLECT_EVERY == 0:
-            gc.collect()
         if not last:
             return None
         return "target" if target else "finished"
 
-    def _one_step(self, batches: Prefetcher, shown: Bar) -> None:
-        """Train on the next batch and write down how it went."""
+    def _anything_due(self) -> bool:
+        """Whether there is a reason to stop between steps, and to wait for the one in flight."""
         state, config = self._state, self._config
-        started = time.perf_counter()
+        validation = state.validation.get("validation_loss")
+        return (
+            self._due(config.evaluate_every, state.evaluated, False)
+            or self._due(config.sample_every, state.sampled, False)
+            or self._due(config.checkpoint_every, self._saved_step, False)
+            or state.watch.reached(config.stop_at_loss, validation) is not None
+        )
+
+    def _one_step(self, batches: Prefetcher, shown: Bar) -> None:
+        """Hand the next batch to the device; write down how a step went.
+
+        On CUDA that is the step before, whose numbers are read while this one runs.
+        """
+        state = self._state
+        if self._submitted is None:
+            self._clock = time.perf_counter()
         batch = next(batches)
         rate = learning_rate(self._optimizer_config, state.step, self._total_steps)
         set_learning_rate(self._optimizer, rate)
         rows = (state.step * self._rows, (state.step + 1) * self._rows)
         step = state.step + 1
-        try:
-            report = self._stepper.step(
-                step, batch, self._machine.micro_batch(step), rows=rows, smaller=self._shrink
-            )
-        except NotFinite as error:
-            self._log.event(step, "nan", str(error))
-            raise
-        seconds = time.perf_counter() - started
+        pending = self._stepper.step(
+            step,
+            batch,
+            self._machine.micro_batch(step),
+            self._share_of_weight(batches.weight),
+            rows=rows,
+            smaller=self._shrink,
+        )
         state.step = step
-        state.seconds = self._earlier_seconds + time.perf_counter() - self._began
-        speed = self._tokens_per_step / seconds
-        if step % config.log_every == 0 or step == self._total_steps:
-            self._log.numbers(self._record(report, rate, speed, batches.wait_seconds))
-        self._watch_loss(report)
+        before = self._submitted
+        self._submitted = _Submitted(step, pending, rate, batches.wait_seconds)
+        if before is not None:
+            self._read(before, shown)
+        if not self._stepper.pipelined:
+            self._drain(shown)
+
+    def _drain(self, shown: Bar) -> None:
+        """Wait for the step in flight, if there is one."""
+        if self._submitted is not None:
+            self._read(self._submitted, shown)
+            self._submitted = None
+
+    def _read(self, submitted: _Submitted, shown: Bar) -> None:
+        """Wait for the numbers of a step and write them down."""
+        report, step = submitted.pending.result(), submitted.step
+        now = time.perf_counter()
+        speed = self._tokens_per_step / (now - self._clock)
+        self._clock = now
+        self._state.seconds = self._earlier_seconds + now - self._began
+        if step % self._config.log_every == 0 or step == self._total_steps:
+            self._log.numbers(self._record(submitted, report, speed))
+        self._watch_loss(step, report)
         shown.advance(1, f"loss {report.loss:.3f}  {speed:,.0f} tokens/s")
 
-    def _record(
-        self, report: StepReport, rate: float, speed: float, waited: float
-    ) -> dict[str, Any]:
-        """The line of metrics.jsonl for the step just done."""
-        step = self._state.step
+    def _record(self, submitted: _Submitted, report: StepReport, speed: float) -> dict[str, Any]:
+        """The line of metrics.jsonl for a step."""
         return {
-            **self._position(),
+            **self._position(submitted.step),
             "loss": report.loss,
-            "learning_rate": rate,
+            "learning_rate": submitted.learning_rate,
             "gradient_norm": report.gradient_norm,
             "tokens_per_second": round(speed, 1),
             "mfu": round(speed * self._mfu_per_speed, 4) if self._mfu_per_speed else None,
             "memory_gb": memory_gigabytes(torch.device(self._machine.device)),
-            "loader_wait": round(waited, 6),
-            "micro_batch": self._machine.micro_batch(step),
+            "loader_wait": round(submitted.waited, 6),
+            "micro_batch": self._machine.micro_batch(submitted.step),
             **report.metrics,
         }
 
-    def _watch_loss(self, report: StepReport) -> None:
-        """Say what is odd about the step just done."""
-        state = self._state
-        spike = state.watch.add(state.step, report.loss, self._config.spike_factor)
+    def _watch_loss(self, step: int, report: StepReport) -> None:
+        """Say what is odd about a step."""
+        spike = self._state.watch.add(step, report.loss, self._config.spike_factor)
         if spike:
-            self._event("loss_spike", spike)
-        if state.step == 1 and self._config.init is None:
+            self._event("loss_spike", spike, step)
+        if step == 1 and self._config.init is None:
             odd = unlike_guessing(report.loss, self._model.config.vocabulary)
             if odd:
-                self._event("initial_loss", odd)
+                self._event("initial_loss", odd, step)
         if not report.updated:
-            self._event("overflow", "fp16 gradients overflowed: not updated, loss scale halved")
-        rows = self._machine.micro_batch(state.step)
-        if state.step > 1 and rows != self._machine.micro_batch(state.step - 1):
-            self._event("micro_batch", f"{rows} rows from this step on: memory had run out")
+            self._event(
+                "overflow", "fp16 gradients overflowed: not updated, loss scale halved", step
+            )
+        rows = self._machine.micro_batch(step)
+        if step > 1 and rows != self._machine.micro_batch(step - 1):
+            self._event("micro_batch", f"{rows} rows from this step on: memory had run out", step)
 
     # ------------------------------------------------------------------------------ between steps
 
@@ -364,7 +411,7 @@ class Trainer:
             state.validation = evaluate(self._model)
         state.evaluated = state.step
         state.seconds = self._earlier_seconds + time.perf_counter() - self._began
-        self._log.numbers({**self._position(), **state.validation})
+        self._log.numbers({**self._position(state.step), **state.validation})
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in state.validation.items())
         shown.say(f"step {state.step}: {numbers}")
 
@@ -380,13 +427,19 @@ class Trainer:
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Evaluation mode, and the random numbers of this step, whatever was drawn before."""
+        """Evaluation mode, and the random numbers of this step, whatever was drawn before.
+
+        In the precision of training on a GPU, and where weights are narrow; else in float32.
+        """
         self._model.eval()
         torch.manual_seed(step_seed(self._config.seed, self._state.step))
+        precision = self._stepper.precision
+        narrow = precision.device.type == "cuda" or self._config.weights == "bf16"
         try:
-            with torch.no_grad():
+            with torch.no_grad(), precision.autocast() if narrow else contextlib.nullcontext():
                 yield
         finally:
+            self._sharing.settle()
             self._model.train()
 
     def _save(self, *, wait: bool) -> None:
@@ -413,18 +466,25 @@ class Trainer:
     def _shrink(self, step: int, rows: int) -> None:
         """Memory ran out in `step`: from there on `rows` at a time, also when it is replayed."""
         self._machine.change_micro_batch(step, rows)
-        self._machine.write(self._folder)
+        if self._world.size > 1:
+            stop_for_memory(self._machine, self._folder, self._world, step)
+        self._write_machine()
         warn(f"step {step}: out of memory; done again with a micro-batch of {rows} rows")
 
-    def _event(self, kind: str, message: str) -> None:
-        """Write an event down and say it aloud."""
-        self._log.event(self._state.step, kind, message)
-        (warn if kind in WARNINGS else say)(f"step {self._state.step}: {message}")
+    def _write_machine(self) -> None:
+        if self._world.is_main:
+            self._machine.write(self._folder)
 
-    def _position(self) -> dict[str, Any]:
-        """Where the run is."""
+    def _event(self, kind: str, message: str, step: int | None = None) -> None:
+        """Write an event of a step, the last one unless said otherwise, down and say it aloud."""
+        step = self._state.step if step is None else step
+        self._log.event(step, kind, message)
+        (warn if kind in WARNINGS else say)(f"step {step}: {message}")
+
+    def _position(self, step: int) -> dict[str, Any]:
+        """Where the run is after a step."""
         seconds = round(self._state.seconds, 3)
-        return {"step": self._state.step, "tokens": self._tokens, "seconds": seconds}
+        return {"step": step, "tokens": step * self._tokens_per_step, "seconds": seconds}
 
     @property
     def _tokens(self) -> int:

@@ -10,14 +10,23 @@ import math
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
+from hornbook.errors import HornbookError
 from hornbook.model.decoder import Decoder
-from hornbook.tokens.batch import IGNORE
+from hornbook.progress import warn
+from hornbook.tokens.batch import IGNORE, Batch
 from hornbook.tokens.validation import validation_rows
+from hornbook.train.parallel import ALONE, World
+from hornbook.train.step import free_memory, is_out_of_memory
 
 TOKENS_A_PASS = 8192
-"""Tokens in one forward pass: fills a processor, and keeps the logits small."""
+"""Tokens in one forward pass: fills a processor, and keeps the activations small."""
+
+LOGITS_AT_ONCE = 2**26
+"""Logits in memory at once: 256 MiB in float32, held about three times, beside what training
+holds."""
 
 
 class ValidationLoss:
@@ -28,12 +37,22 @@ class ValidationLoss:
         sequence_length: tokens in a row.
         max_tokens: size of the set; 0: the whole split.
         verify: check the shards' sha256.
+        world: the processes that measure together, each on its slice of the rows.
 
     Attributes:
         tokens: size of the set, as it is.
     """
 
-    def __init__(self, folder: Path, sequence_length: int, max_tokens: int, *, verify: bool):
+    def __init__(
+        self,
+        folder: Path,
+        sequence_length: int,
+        max_tokens: int,
+        *,
+        verify: bool,
+        world: World = ALONE,
+    ):
+        self._world = world
         self._rows = validation_rows(folder, sequence_length, max_tokens=max_tokens, verify=verify)
         self.tokens = self._rows.targets
         self._count = max(1, TOKENS_A_PASS // sequence_length)
@@ -42,23 +61,65 @@ class ValidationLoss:
     def __call__(self, model: Decoder) -> dict[str, float]:
         """`validation_loss`: mean nats over all targets, as the training loss counts them;
         `validation_bits_per_byte`: nats of the text's tokens, ends of text left out, / ln 2 / its
-        UTF-8 bytes. Float32, dropout off; the model's mode is put back.
+        UTF-8 bytes. The model computes in float32 unless the caller set autocast; softmax and sums
+        are in float32 and float64 in any case. Dropout off; the model's mode is put back.
+
+        Where memory runs out, smaller passes are done; not even a row at a time: `HornbookError`.
         """
         training = model.training
         model.eval()
         device = model.embedding.weight.device
         nats = text_nats = torch.zeros((), dtype=torch.float64)
-        for start in range(0, self._rows.rows_per_epoch, self._count):
-            batch = self._rows.rows(start, self._count).to(device)
-            logits = model(batch.inputs, batch.positions, batch.documents)
-            losses = functional.cross_entropy(
-                logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE, reduction="none"
-            )
+        # All processes do as many passes, as FSDP needs it; a row beyond the slice is masked.
+        first, end = self._world.rows(self._rows.rows_per_epoch)
+        start, stop = first, first - (-self._rows.rows_per_epoch // self._world.size)
+        while start < stop:
+            batch = self._rows.rows(start, min(self._count, stop - start))
+            batch.targets[max(0, end - start) :] = IGNORE
+            losses = self._losses(model, batch.to(device))
+            if losses is None:
+                self._halve(device)
+                continue
             is_text = batch.targets.flatten() != self._rows.end_of_text
-            nats = nats + losses.double().sum().cpu()
-            text_nats = text_nats + (losses * is_text).double().sum().cpu()
+            nats = nats + losses.double().sum()
+            text_nats = text_nats + (losses * is_text).double().sum()
+            start += self._count
         model.train(training)
+        total, text_total = self._world.sum(nats.item(), text_nats.item())
         return {
-            "validation_loss": nats.item() / self._rows.targets,
-            "validation_bits_per_byte": text_nats.item() / math.log(2) / max(1, self._rows.bytes),
+            "validation_loss": total / self._rows.targets,
+            "validation_bits_per_byte": text_total / math.log(2) / max(1, self._rows.bytes),
         }
+
+    def _losses(self, model: Decoder, batch: Batch) -> Tensor | None:
+        """The loss of each target, float32 [rows * T] on the CPU; None when memory ran out."""
+        at_once = max(1, LOGITS_AT_ONCE // model.config.vocabulary_rows)
+        try:
+            hidden = model.hidden(batch.inputs, batch.positions, batch.documents).flatten(0, 1)
+            targets = batch.targets.flatten()
+            parts = [
+                functional.cross_entropy(
+                    model.head(hidden[first : first + at_once]),
+                    targets[first : first + at_once],
+                    ignore_index=IGNORE,
+                    reduction="none",
+                )
+                for first in range(0, len(targets), at_once)
+            ]
+            return torch.cat(parts).cpu()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _halve(self, device: torch.device) -> None:
+        """Go on with half as many rows at a time, from the pass that did not fit."""
+        if self._count == 1:
+            raise HornbookError(
+                "evaluating one row does not fit in memory beside training",
+                where="pretrain.evaluate_every",
+                hint="Set pretrain.micro_batch lower, or optimizer.kind to adamw8bit",
+            )
+        self._count //= 2
+        free_memory(device)
+        warn(f"out of memory while evaluating: going on with {self._count} rows at a time")

@@ -73,8 +73,8 @@ class Family:
 
     name: str
     """`model_type` in config.json."""
-    stock_class: str
-    """The class of `transformers` that loads what we export."""
+    stock_class: str | None
+    """The class of `transformers` that loads what we export; None: there is none."""
     base_prefix: str
     """Prefix of all names but the head's; absent in directories saved without a head."""
     architecture: Architecture

@@ -1,0 +1,159 @@
+"""The least memory a model trains in, and what that costs in speed, on one GPU.
+
+    python benchmarks/memory.py
+    python benchmarks/memory.py --only 124m --capped '{"micro_batch": 12, "weights": "bf16"}'
+
+Each is a real run of hornbook's own parts at T 1024 and 524,288 tokens (512 rows) a step, on random
+tokens, with PyTorch's allocator held to the cap (10^9 bytes; the CUDA context of about 0.5 GB comes
+on top), beside a run of the same model without a cap, by turns in one session.
+
+What to expect, on paper, in GB. A row has 1,024 tokens. In numbers of the width w a token, a GPT-2
+block compiled keeps its input, query, key and value, attention, projection, and 4 for the MLP: 10,
+of 2 bytes with a bf16 residual stream; Phi's parallel block 9. `selective` leaves out the 4 of the
+MLP, `full` keeps the input alone. Whole logits are bf16, and so are their gradients; in chunks they
+are 0.5, with a float32 gradient of the head beside them.
+
+| model | weights + gradients + state | = | a row | logits | what should fit |
+|---|---|---|---|---|---|
+| 124M, float32, AdamW | 0.50 + 0.50 + 1.00, bf16 copy 0.25 | 2.2 | 0.19 | 0.20 | 6: 8 rows (5.3) |
+| 712M, bf16, 8-bit AdamW | 1.42 + 1.42 + 1.44 | 4.3 | 0.85 | 0.21 | 12: 4 rows (8.5), |
+| | | | 0.51 selective | | 8 selective (10.0) |
+| Phi-2, bf16, 8-bit AdamW | 5.56 + 5.56 + 5.65 | 16.8 | 1.51 | 0.21 | 24: 4 rows (23.7, tight), |
+| | | | 0.84 selective | | 4 selective (21.0), |
+| | | | 0.17 full | | 16 full, in chunks (21.7) |
+| the same, state on the CPU | 5.56 + 5.56 | 11.1 | 0.17 full | | 16: 8 full, in chunks (14.1) |
+
+Settings given with --capped (several: the fastest counts) change those of the first line.
+Writes benchmarks/results/memory_MODEL.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from arena import Options, compare, machine
+from contestants import Settings
+from train_speed import tiny
+
+from hornbook.files import write_json
+
+ROWS = 512
+"""0.5M tokens a step."""
+
+TARGETS = {
+    "124m": {6.0: 0.85},
+    "712m": {12.0: 0.75},
+    "phi2": {24.0: 0.70, 16.0: 0.0},
+}
+"""Model -> GB -> share of the unconstrained speed that is asked for (0: whatever it costs)."""
+
+TITLES = {"124m": "GPT-2 124M", "712m": "712M", "phi2": "Phi-2 2.78B"}
+
+
+def _ours(work: str, micro_batch: int, memory_gb: float = 0.0, **other: Any) -> Settings:
+    common = {"attention": "cudnn", "residual": "bf16", "expandable_segments": True}
+    return Settings("ours", work, ROWS, micro_batch, memory_gb=memory_gb, **{**common, **other})
+
+
+LOW = {"weights": "bf16", "optimizer": "adamw8bit"}
+FULL = {"checkpointing": "full", "cross_entropy": "chunked"}
+
+LINEUPS: dict[str, dict[str, list[Settings]]] = {
+    "124m": {
+        "unconstrained": [_ours("124m", 64)],
+        "6": [
+            _ours("124m", 8, 6.0),
+            _ours("124m", 16, 6.0, cross_entropy="chunked", **LOW),
+        ],
+    },
+    "712m": {
+        "unconstrained": [_ours("712m", 32)],
+        "12": [
+            _ours("712m", 4, 12.0, **LOW),
+            _ours("712m", 8, 12.0, checkpointing="selective", **LOW),
+        ],
+    },
+    "phi2": {
+        "unconstrained": [_ours("phi2", 16, **LOW)],
+        "24": [
+            _ours("phi2", 16, 24.0, **FULL, **LOW),
+            _ours("phi2", 4, 24.0, checkpointing="selective", **LOW),
+        ],
+        "16": [_ours("phi2", 8, 16.0, weights="bf16", offload=True, **FULL)],
+    },
+}
+
+
+def table(work: str, contestants: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows for docs/performance.md."""
+    free = contestants.get("unconstrained", {}).get("tokens_per_second")
+    rows = []
+    for name, numbers in contestants.items():
+        if "tokens_per_second" not in numbers:
+            continue
+        share = numbers["tokens_per_second"] / free if free else 0.0
+        wanted = None if name == "unconstrained" else TARGETS[work][float(name)]
+        rows.append(
+            {
+                "model": TITLES[work],
+                "cap, GB": "-" if name == "unconstrained" else name,
+                "settings": numbers["differs"],
+                "peak GB (reserved)": f"{numbers.get('peak_allocated_gb', 0):.2f}"
+                f" ({numbers.get('peak_reserved_gb', 0):.2f})",
+                "tokens/s": f"{numbers['tokens_per_second']:,.0f}",
+                "of the unconstrained": f"{share:.1%}" if free else "-",
+                "asked for": "-" if not wanted else f"{wanted:.0%}",
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(LINEUPS), help="models, e.g. 124m,phi2")
+    parser.add_argument("--caps", default="", help="of the caps of a model, e.g. 24")
+    parser.add_argument("--capped", action="append", default=[], metavar="JSON")
+    parser.add_argument("--free", action="append", default=[], metavar="JSON")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps of 0.5M tokens a turn")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--start-seconds", type=float, default=300, help="limit for compiling")
+    parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    how = Options(
+        count=options.steps,
+        rounds=options.rounds,
+        start_seconds=options.start_seconds,
+        turn_seconds=400.0,
+    )
+    for work in options.only.split(","):
+        lineup: dict[str, list[Settings]] = {}
+        for name, candidates in LINEUPS[work].items():
+            if options.caps and name not in ("unconstrained", *options.caps.split(",")):
+                continue
+            changes = options.free if name == "unconstrained" else options.capped
+            if changes:
+                first = candidates[0]
+                candidates = [dataclasses.replace(first, **json.loads(c)) for c in changes]
+            lineup[name] = (
+                [tiny(settings) for settings in candidates] if options.tiny else candidates
+            )
+        print(f"{work}: {TITLES[work]}", flush=True)
+        compared = compare(lineup, how)
+        result = {
+            "what": f"tokens a second within little memory, {TITLES[work]}, T 1024, 0.5M a step",
+            "command": " ".join(["python", "benchmarks/memory.py", *sys.argv[1:]]),
+            "machine": machine(),
+            **compared,
+            "table": table(work, compared["contestants"]),
+        }
+        write_json(options.out / f"memory_{work}.json", result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Activation checkpointing: computing again in the backward pass what was not kept.
+
+In: a function of activations, and how much it is to keep. Out: the same numbers, bit for bit, for
+less memory and more time (arXiv:1604.06174). Dropout repeats itself: the generator's state is kept.
+
+For a GPT-2 block (width w, MLP 4w), in numbers of w a token: all that a compiled block keeps is its
+input 1, query, key and value 3, attention 1, its projection 1 and the MLP's inner products 4, so
+10. `selective` leaves out the 4, which costs a third of the forward pass's products; `full` keeps
+the input alone, and does the whole forward pass twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
+
+from hornbook.model.engine import Checkpointing
+
+ATTENTION = (
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.higher_order.flex_attention,
+)
+"""Always kept: of all operations the dearest to repeat, for the smallest output."""
+
+PRODUCTS = {
+    torch.ops.aten.mm.default: 1,
+    torch.ops.aten.addmm.default: 2,
+    torch.ops.aten._scaled_mm.default: 1,
+}
+"""Matrix products, and which argument is the right-hand matrix [inner, columns]."""
+
+
+def checkpointed(
+    function: Callable[..., Tensor], mode: Checkpointing, mlp_width: int, *arguments: Any
+) -> Tensor:
+    """`function(*arguments)`, keeping for its backward pass what `mode` says.
+
+    Args:
+        function: a block's forward pass.
+        mode: `none` and `budget` (which the compiler sees to) keep what autograd keeps.
+        mlp_width: products with at least so many columns are not kept by `selective`.
+        arguments: of the function.
+    """
+    if mode == "full":
+        return checkpoint(function, *arguments, use_reentrant=False)  # type: ignore[no-any-return]
+    if mode == "selective":
+        contexts = partial(create_selective_checkpoint_contexts, partial(_policy, mlp_width))
+        return checkpoint(  # type: ignore[no-any-return]
+            function, *arguments, use_reentrant=False, context_fn=contexts
+        )
+    return function(*arguments)
+
+
+@contextlib.contextmanager
+def without_notice() -> Iterator[None]:
+    """The compiler's warning about selective checkpointing, four lines that ask to make sure that a
+    block has no in-place operations (ours have none), is not logged in here."""
+    logger = logging.getLogger("torch._higher_order_ops.wrap")
+    logger.addFilter(_is_not_notice)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_not_notice)
+
+
+def _is_not_notice(record: logging.LogRecord) -> bool:
+    return "context_fn is passed to torch.utils.checkpoint" not in str(record.msg)
+
+
+def _policy(
+    mlp_width: int, _context: Any, operation: Any, *arguments: Any, **_options: Any
+) -> CheckpointPolicy:
+    """Keep attention, and products narrower than the MLP."""
+    if operation in ATTENTION:
+        return CheckpointPolicy.MUST_SAVE
+    matrix = PRODUCTS.get(operation)
+    if matrix is not None and arguments[matrix].shape[1] < mlp_width:
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE

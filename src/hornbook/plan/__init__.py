@@ -1,0 +1,1 @@
+"""Memory, speed, loss and cost of a run, predicted before it begins."""

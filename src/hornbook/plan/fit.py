@@ -1,0 +1,227 @@
+"""Which settings training would choose on a device; or, where none fit, what would make them fit.
+
+In: a `ModelConfig`, `Wishes` whose `auto`s are free, a `Device`. Out: a `Choice`, or a list of
+`Remedy`. Every combination is computed on paper: nothing is run here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import cast
+
+from hornbook.model.config import ModelConfig
+from hornbook.model.count import parameters
+from hornbook.model.engine import Checkpointing, Compile, CrossEntropy, Engine, Residual
+from hornbook.model.presets import PRESETS
+from hornbook.plan.device import Device, find_device
+from hornbook.plan.gpus import GPUS
+from hornbook.plan.measured import CONTEXT
+from hornbook.plan.memory import Memory, memory
+from hornbook.plan.setup import Precision, Setup, Sharding, Wishes
+from hornbook.plan.speed import Step, step_time
+
+GPU_MEMORY_SHARE = 0.85
+"""Part of the GPU's memory that training may take; the rest is for evaluation and sampling."""
+
+GPU_TOKENS = 65536
+"""Most tokens of a micro-batch on a GPU."""
+
+FILLING_TOKENS = 4096
+"""With so many tokens in a pass, nothing is computed again just to fit more."""
+
+CPU_TOKENS = 4096
+"""Tokens of a micro-batch on a CPU."""
+
+CPU_LOGITS = 2**26
+"""Logits of a micro-batch on a CPU."""
+
+REGIONAL_LAYERS = 24
+"""Deeper models are compiled by the block."""
+
+MOST_GPUS = 64
+"""GPUs that a remedy proposes at most."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings, and what they come to."""
+
+    setup: Setup
+    memory: Memory
+    step: Step
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Something to change when nothing fits, and the bytes that one GPU then needs."""
+
+    change: str
+    reserved: float
+    fits: bool
+
+
+def choose(config: ModelConfig, wishes: Wishes, device: Device) -> Choice | None:
+    """The settings that training here would choose, by the same rules (train/probe_memory.py).
+
+    First what is fastest; then, until enough rows of a micro-batch fit, all logits at once are
+    given up, and activations little by little. None when not even one row fits.
+    """
+    share = max(1, wishes.rows // wishes.gpus)
+    length = wishes.sequence_length
+    most = GPU_TOKENS
+    if device.kind != "cuda":
+        most = min(CPU_TOKENS, CPU_LOGITS // config.vocabulary_rows)
+    wanted = min(share, wishes.micro_batch or max(1, most // length))
+    enough = wanted if wishes.micro_batch else min(wanted, math.ceil(FILLING_TOKENS / length))
+    best: Setup | None = None
+    for setup in setups(config, wishes, device):
+        rows = _most_rows(config, setup, wanted, device)
+        if rows > (best.micro_batch if best else 0):
+            best = replace(setup, micro_batch=rows)
+        if rows >= enough:
+            break
+    return None if best is None else _come_to(config, best, device)
+
+
+def smallest(config: ModelConfig, wishes: Wishes, device: Device) -> Choice:
+    """The settings that take the least memory, whether they fit or not."""
+    tried = [_come_to(config, setup, device) for setup in setups(config, wishes, device)]
+    return min(tried, key=lambda choice: choice.memory.reserved)
+
+
+def setups(config: ModelConfig, wishes: Wishes, device: Device) -> Iterator[Setup]:
+    """All settings that the wishes leave open, those first that take most memory."""
+    cuda = device.kind == "cuda"
+    precision = wishes.precision
+    if precision == "auto":
+        precision = ("bf16" if device.bf16 else "fp16") if cuda else "fp32"
+    compile = ("on" if config.layers <= REGIONAL_LAYERS else "regional") if cuda else "off"
+    residual = "bf16" if cuda and precision == "bf16" else "fp32"
+    losses = _options(wishes.cross_entropy, ("fused", "chunked") if cuda else ("plain",))
+    kept = _options(
+        wishes.activation_checkpointing, ("none", "selective", "full") if cuda else ("none",)
+    )
+    first = Engine(
+        budget=wishes.activation_budget,
+        residual=cast(Residual, residual if wishes.residual == "auto" else wishes.residual),
+        compile=cast(Compile, compile if wishes.compile == "auto" else wishes.compile),
+        float8=wishes.float8,
+    )
+    engines = [(losses[0], kept[0])]
+    engines += [(loss, kept[0]) for loss in losses[1:]]
+    engines += [(losses[-1], checkpointing) for checkpointing in kept[1:]]
+    for sharding in _options(wishes.sharding, ("none",) if wishes.gpus == 1 else ("ddp", "fsdp")):
+        for loss, checkpointing in engines:
+            yield Setup(
+                sequence_length=wishes.sequence_length,
+                rows=wishes.rows,
+                micro_batch=max(1, min(wishes.micro_batch, wishes.rows // wishes.gpus)),
+                precision=cast(Precision, precision),
+                weights=wishes.weights,
+                engine=replace(
+                    first,
+                    cross_entropy=cast(CrossEntropy, loss),
+                    checkpointing=cast(Checkpointing, checkpointing),
+                ),
+                optimizer=wishes.optimizer,
+                gpus=wishes.gpus,
+                sharding=cast(Sharding, sharding),
+            )
+
+
+def _most_rows(config: ModelConfig, setup: Setup, wanted: int, device: Device) -> int:
+    """The largest of 1, 2, 4, ... `wanted` rows that fit, 0 when none do; without the compiler, as
+    training tries it."""
+    eager = replace(setup, engine=replace(setup.engine, compile="off"))
+    fitting, rows = 0, 1
+    while rows > fitting and _fits(memory(config, replace(eager, micro_batch=rows)), device):
+        fitting, rows = rows, min(2 * rows, wanted)
+    return fitting
+
+
+def _fits(needed: Memory, device: Device) -> bool:
+    return needed.reserved - CONTEXT <= GPU_MEMORY_SHARE * device.memory
+
+
+def _come_to(config: ModelConfig, setup: Setup, device: Device) -> Choice:
+    return Choice(setup, memory(config, setup), step_time(config, setup, device))
+
+
+def remedies(config: ModelConfig, wishes: Wishes, device: Device) -> list[Remedy]:
+    """What would make it fit: settings one after the other, more GPUs, less model, a larger GPU."""
+    found: list[Remedy] = []
+
+    def note(change: str, wanted: Wishes, model: ModelConfig = config, on: Device = device) -> bool:
+        needed = smallest(model, wanted, on).memory
+        found.append(Remedy(change, needed.reserved, _fits(needed, on)))
+        return found[-1].fits
+
+    before = smallest(config, wishes, device).memory.reserved
+    for change, wanted in _cheaper(wishes, device):
+        if smallest(config, wanted, device).memory.reserved >= before:
+            continue
+        if note(("and " if found else "") + change, wanted):
+            break
+        before = found[-1].reserved
+    gpus = 2 * wishes.gpus
+    while gpus <= MOST_GPUS:
+        sharded = replace(wishes, gpus=gpus, sharding="fsdp", micro_batch=1)
+        if _fits(smallest(config, sharded, device).memory, device):
+            note(f"--gpus {gpus}: fsdp shares out weights and state", sharded)
+            break
+        gpus *= 2
+    for name in _smaller_presets(config):
+        model = replace(
+            PRESETS[name], vocabulary=config.vocabulary, vocabulary_rows=config.vocabulary_rows,
+            context=max(PRESETS[name].context, wishes.sequence_length),
+        )  # fmt: skip
+        if _fits(smallest(model, wishes, device).memory, device):
+            note(f"a smaller model: --model.preset {name}", wishes, model)
+            break
+    for gpu in sorted(GPUS, key=lambda gpu: gpu.price):
+        other = find_device(gpu.name)
+        larger = device.kind == "cuda" and other.memory > device.memory
+        if larger and _fits(smallest(config, wishes, other).memory, other):
+            note(f"a larger GPU: --gpu {gpu.name}", wishes, on=other)
+            break
+    return found
+
+
+def _cheaper(wishes: Wishes, device: Device) -> Iterator[tuple[str, Wishes]]:
+    """One setting after the other that takes less memory, those first that cost least."""
+    if wishes.micro_batch > 1:
+        wishes = replace(wishes, micro_batch=1)
+        yield "--pretrain.micro_batch 1", wishes
+    if wishes.activation_checkpointing not in ("auto", "full"):
+        wishes = replace(wishes, activation_checkpointing="full")
+        yield "--pretrain.activation_checkpointing full", wishes
+    if wishes.cross_entropy not in ("auto", "chunked"):
+        wishes = replace(wishes, cross_entropy="chunked")
+        yield "--pretrain.cross_entropy chunked", wishes
+    if wishes.optimizer.kind == "adamw":
+        wishes = replace(wishes, optimizer=replace(wishes.optimizer, kind="adamw8bit"))
+        yield "--optimizer.kind adamw8bit", wishes
+    if wishes.weights == "fp32" and device.bf16:
+        wishes = replace(wishes, weights="bf16")
+        yield "--pretrain.weights bf16", wishes
+    if not wishes.optimizer.offload:
+        # Its float32 masters are on the CPU too; the rounding of 8 bits is not needed then.
+        wishes = replace(wishes, optimizer=replace(wishes.optimizer, kind="adamw", offload=True))
+        yield "--optimizer.kind adamw --optimizer.offload true (slow)", wishes
+
+
+def _smaller_presets(config: ModelConfig) -> list[str]:
+    """Presets of the same family with fewer parameters, the largest first."""
+    size = parameters(config).blocks
+    sizes = {
+        name: parameters(preset).blocks
+        for name, preset in PRESETS.items()
+        if preset.family == config.family or config.family == "phi"
+    }
+    return sorted((n for n, blocks in sizes.items() if blocks < size), key=lambda n: -sizes[n])
+
+
+def _options(wish: str, free: tuple[str, ...]) -> tuple[str, ...]:
+    return free if wish == "auto" else (wish,)

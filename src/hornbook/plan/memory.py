@@ -1,0 +1,170 @@
+"""How much memory a training step takes, by part, and its peak.
+
+In: a `ModelConfig` and a `Setup`. Out: a `Memory`, in bytes on each GPU. The activations are
+counted from what autograd keeps for each kind of block; `measured` corrects the count.
+
+The peak is the largest of three moments: the end of the forward pass, when all activations and the
+logits are there; the end of the backward pass, when all gradients are; the optimizer's update.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hornbook.model.config import ModelConfig
+from hornbook.model.count import parameters
+from hornbook.model.families import FAMILIES
+from hornbook.plan.matrices import state_bytes
+from hornbook.plan.measured import CONTEXT, FRAGMENTATION, SAVED, WORKSPACE
+from hornbook.plan.setup import Setup
+
+CHUNK_LOGITS = 2**28
+"""Logits that `chunked` cross-entropy holds (model/cross_entropy.py)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each GPU.
+
+    Attributes:
+        weights: as stored.
+        gradients: of the weights, all at once.
+        optimizer: its state.
+        copies: of the weights in the type of the products, kept between forward and backward.
+        activations: of one micro-batch, at the end of its forward pass.
+        logits: and their gradient, and what computing the loss takes.
+        workspace: of libraries and kernels.
+        peak: the most that is allocated at once (torch.cuda.max_memory_allocated).
+        moment: when: forward, backward or update.
+        reserved: the peak with the allocator's fragmentation and CUDA's own context: what the GPU
+            must have.
+        measured: whether the counts were compared with runs of this kind.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    copies: float
+    activations: float
+    logits: float
+    workspace: float
+    peak: float
+    moment: str
+    reserved: float
+    measured: bool
+
+
+def memory(config: ModelConfig, setup: Setup) -> Memory:
+    """Memory of a step on each GPU."""
+    count = parameters(config).total
+    shards = setup.gpus if setup.sharding == "fsdp" else 1
+    weights = setup.weight_bytes * count / shards
+    gradients = setup.weight_bytes * count / shards
+    state = state_bytes(config, setup.optimizer) / shards
+    copies = _copies(config, setup)
+    saved = SAVED["eager" if setup.engine.compile == "off" else "compiled"]
+    tokens = setup.micro_tokens
+    block = saved.block * block_bytes(config, setup) * tokens
+    kept = saved.block * kept_bytes(config, setup) * tokens
+    # A block that is computed again is there as a whole while its gradient is found.
+    again = block if kept < block else 0.0
+    outside = (setup.residual_bytes + setup.narrow_bytes) * config.width * tokens
+    activations = config.layers * kept + outside
+    logits, logits_last = _logits(config, setup, saved.logits)
+    fixed = weights + state + copies + WORKSPACE
+    held = gradients if setup.micro_batches > 1 else 0.0
+    # A compiled backward pass hands over all gradients at its end, beside those added up before.
+    summed = gradients * (2 if setup.micro_batches > 1 and setup.engine.compile == "on" else 1)
+    moments = {
+        "forward": fixed + held + activations + max(logits, again + logits_last),
+        "backward": fixed + summed + logits_last + again + outside,
+        "update": weights + state + gradients + WORKSPACE + _update(config, setup),
+    }
+    moment = max(moments, key=lambda name: moments[name])
+    peak = moments[moment]
+    return Memory(
+        weights, gradients, state, copies, activations, logits, WORKSPACE, peak, moment,
+        reserved=peak * (1 + FRAGMENTATION) + CONTEXT,
+        measured=bool(saved.device) and setup.engine.checkpointing == "none",
+    )  # fmt: skip
+
+
+def block_bytes(config: ModelConfig, setup: Setup) -> float:
+    """Bytes a token that one block keeps for its backward pass, without checkpointing.
+
+    As in the graph that PyTorch's partitioner makes of each family's block
+    (tests/plan/test_memory.py compares them): the inputs of all matrix products, query, key, value
+    and output of attention, the MLP's products before its activation function, and the residual
+    stream at each norm. The rest is computed again.
+    """
+    architecture = FAMILIES[config.family].architecture
+    narrow = setup.narrow_bytes
+    query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    norms = 1 if architecture.parallel else 2
+    total = float(norms * (setup.residual_bytes + narrow) * config.width)
+    total += narrow * (2 * query + 2 * key) + 4 * config.heads
+    if architecture.query_key_norm:
+        total += narrow * (query + key)
+    inner = config.mlp_width * (2 if architecture.mlp == "swiglu" else 1)
+    total += narrow * (inner + config.mlp_width)
+    if architecture.mlp == "swiglu" and setup.engine.compile == "off":
+        total += narrow * config.mlp_width  # silu(gate), which the compiler does again
+    return total
+
+
+def kept_bytes(config: ModelConfig, setup: Setup) -> float:
+    """Bytes a token that one block keeps, with the setup's checkpointing."""
+    engine = setup.engine
+    everything = block_bytes(config, setup)
+    only_input = float(setup.residual_bytes * config.width)
+    if engine.checkpointing == "full":
+        return only_input
+    if engine.checkpointing == "selective":
+        query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
+        products = 2 * query + 2 * key
+        if not FAMILIES[config.family].architecture.parallel:
+            products += config.width  # what attention adds to the stream, from which the MLP begins
+        return only_input + setup.narrow_bytes * products + 4 * config.heads
+    if engine.checkpointing == "budget":
+        return only_input + engine.budget * (everything - only_input)
+    return everything
+
+
+def head_parameters(config: ModelConfig) -> int:
+    """Numbers in the matrix that makes the logits, tied or not."""
+    return config.vocabulary_rows * config.width
+
+
+def _copies(config: ModelConfig, setup: Setup) -> float:
+    """Narrow copies of the weights, which autocast makes and the backward pass needs again."""
+    if setup.precision == "fp32" or setup.weights == "bf16":
+        return 0.0
+    blocks = parameters(config).blocks
+    if setup.sharding == "fsdp" or setup.engine.checkpointing in ("selective", "full"):
+        blocks //= config.layers
+    return setup.narrow_bytes * float(blocks + head_parameters(config))
+
+
+def _logits(config: ModelConfig, setup: Setup, plain_bytes: float) -> tuple[float, float]:
+    """Bytes that the loss takes while it is computed, and what is left of them afterwards."""
+    logits = config.vocabulary_rows * setup.micro_tokens
+    kind = setup.engine.cross_entropy
+    if kind == "plain":
+        whole = plain_bytes * setup.narrow_bytes / 2 * logits
+        return whole, whole
+    # Gradients of the hidden states and of the head's weights wait for the backward pass.
+    later = float(setup.narrow_bytes * config.width * setup.micro_tokens)
+    later += setup.weight_bytes * head_parameters(config)
+    if kind == "fused":
+        return setup.narrow_bytes * logits + later, later
+    chunk = min(logits, CHUNK_LOGITS)
+    total = 4 * head_parameters(config) if setup.weights == "bf16" and chunk < logits else 0
+    return setup.narrow_bytes * chunk + total + later, later
+
+
+def _update(config: ModelConfig, setup: Setup) -> float:
+    """Bytes that the optimizer's update takes beyond weights, gradients and state."""
+    if setup.optimizer.kind == "muon":
+        # A stack of all blocks' largest matrix, in bfloat16: the update, and two products.
+        return 6.0 * config.layers * config.width * config.mlp_width
+    return 0.0

@@ -1,0 +1,276 @@
+"""The `plan` verb: from a recipe, or from hours alone, to a prediction; and the recipe it writes.
+
+In: the verb's words. Out: tables or JSON on stdout. What is predicted is `plan`'s; this file reads
+the recipe and the text for it, and lets `train` rehearse real steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hornbook.errors import HornbookError, check_limits, nearest
+from hornbook.recipe import (
+    Recipe,
+    build_recipe,
+    built_in_recipes,
+    check_keys,
+    load_recipe,
+    merge,
+)
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from hornbook.model.config import ModelConfig
+    from hornbook.plan.device import Device
+    from hornbook.plan.predict import Horizon, Prediction
+    from hornbook.plan.setup import Wishes
+
+KNOWN_VOCABULARIES = {"gpt2": 50257, "p50k_base": 50281, "cl100k_base": 100277, "phi2": 50295}
+"""Token ids of the known tokenizers, without the sixteen special ones."""
+
+SPECIAL_TOKENS = 16
+
+BUILT_IN_TEXTS = {"shakespeare": 5.06e6}
+"""Bytes of the texts that `prepare` can fetch."""
+
+PACKED = (".gz", ".zst", ".zip", ".parquet")
+"""Ends of names of files that hold about three times their size in text."""
+
+
+def plan(arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """Predict a run, or with `--write` design one; exit code 2 when it does not fit."""
+    from hornbook.plan.device import find_device
+    from hornbook.plan.predict import predict
+    from hornbook.plan.show import as_json, tables
+
+    _check_words(arguments)
+    gpu = arguments.gpu
+    recipe = None if arguments.write else _recipe(arguments.recipe, overrides)
+    if recipe is not None and gpu == "this" and recipe.pretrain.device == "cpu":
+        gpu = "cpu"
+    device = find_device(gpu)
+    note = ""
+    if recipe is None:
+        prediction, note, recipe = _design(arguments, overrides, device)
+    else:
+        horizon = _horizon(arguments, recipe)
+        config, wishes = _wishes(arguments, recipe)
+        _check_device(wishes, device)
+        prediction = predict(recipe.name, config, wishes, device, horizon, arguments.price)
+    if arguments.probe:
+        if prediction.choice.setup.gpus > 1:
+            raise HornbookError("--probe tries one GPU, not several", hint="Leave --gpus out")
+        prediction = _rehearsed(prediction, recipe)
+    if arguments.json:
+        sys.stdout.write(json.dumps(as_json(prediction)) + "\n")
+    else:
+        from rich.console import Console
+
+        console = Console(highlight=False, emoji=False)
+        for part in tables(prediction, note):
+            console.print(part)
+    return 0 if prediction.fits else 2
+
+
+def _check_words(arguments: Namespace) -> None:
+    for name in ("hours", "tokens", "price"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise HornbookError(f"must be 0 or more, not {value:g}", where=f"--{name}")
+    if arguments.hours and arguments.tokens:
+        raise HornbookError("--hours and --tokens say the same thing twice", hint="Give one")
+    if arguments.write and not arguments.hours:
+        raise HornbookError("--write needs to know how long: give --hours")
+    if arguments.write and arguments.recipe:
+        raise HornbookError(
+            "--write chooses the model itself, so it takes no recipe", where=arguments.recipe,
+            hint="Leave the recipe out; to plan for it, leave --write out",
+        )  # fmt: skip
+    if not arguments.write and not arguments.recipe:
+        raise HornbookError(
+            "which recipe?", hint="`hornbook recipes` lists them; or --write FILE --hours H"
+        )
+    if arguments.probe and arguments.gpu not in ("this", "cpu"):
+        raise HornbookError("--probe runs on this machine", where=f"--gpu {arguments.gpu}")
+
+
+def _check_device(wishes: Wishes, device: Device) -> None:
+    """Refuse what the device cannot compute, as training would."""
+    problems = {
+        "weights": "bf16" if wishes.weights == "bf16" and not device.bf16 else "",
+        "precision": "bf16" if wishes.precision == "bf16" and not device.bf16 else "",
+        "float8": "8-bit products" if wishes.float8 and not device.float8_flops else "",
+    }
+    for name, missing in problems.items():
+        if missing and device.kind == "cuda":
+            raise HornbookError(
+                f"{device.name} has no {missing}", where=f"pretrain.{name}",
+                hint="Leave that setting out, or take another --gpu",
+            )  # fmt: skip
+
+
+def _recipe(name: str, overrides: dict[str, Any]) -> Recipe:
+    """The recipe of that name, file or run; or the defaults around a model size of that name."""
+    from hornbook.model.presets import PRESETS
+
+    if name in PRESETS and name not in built_in_recipes() and not Path(name).exists():
+        check_keys(overrides, Recipe, "command line")
+        tokenizer = {"gpt2": "gpt2", "phi": "phi2"}.get(PRESETS[name].family, "bpe")
+        values = {"name": name, "tokenize": {"kind": tokenizer}, "model": {"preset": name}}
+        return build_recipe(merge(values, overrides), name)
+    if not Path(name).exists() and name not in built_in_recipes():
+        raise HornbookError(
+            "is neither a recipe, nor a file, nor a model size", where=name,
+            hint=nearest(name, [*built_in_recipes(), *PRESETS]),
+        )  # fmt: skip
+    return load_recipe(name, overrides)
+
+
+def _wishes(arguments: Namespace, recipe: Recipe) -> tuple[ModelConfig, Wishes]:
+    """The architecture that the recipe means, and what it asks of the step."""
+    from hornbook.model.presets import resolve
+    from hornbook.plan.setup import Wishes
+
+    pretrain = recipe.pretrain
+    config = resolve(recipe.model, _vocabulary(arguments, recipe))
+    length = recipe.data.sequence_length or config.context
+    limits = [
+        ("global_batch_tokens", pretrain.global_batch_tokens >= 1, "at least 1"),
+        ("micro_batch", pretrain.micro_batch >= 0, "0 (chosen) or more"),
+        ("gpus", pretrain.gpus >= 0, "0 (one) or more"),
+        ("activation_budget", 0 <= pretrain.activation_budget <= 1, "between 0 and 1"),
+        ("steps", pretrain.steps >= 0, "0 or more"),
+        ("tokens", pretrain.tokens >= 0, "0 or more"),
+        ("minutes", 0 <= pretrain.minutes < math.inf, "0 or more"),
+    ]
+    check_limits(pretrain, "pretrain", limits)
+    names = {field.name for field in dataclasses.fields(Wishes)}
+    given = {name: value for name, value in vars(pretrain).items() if name in names}
+    given |= {
+        "sequence_length": length,
+        "optimizer": recipe.optimizer,
+        "gpus": max(1, pretrain.gpus),
+        "sharding": "fsdp" if pretrain.sharding == "hsdp" else pretrain.sharding,
+    }
+    if given["gpus"] == 1:
+        given["sharding"] = "none"
+    return config, Wishes(**given)
+
+
+def _vocabulary(arguments: Namespace, recipe: Recipe) -> int:
+    """Token ids of the tokenizer that the recipe will have."""
+    from hornbook.plan.write import VOCABULARY
+
+    tokenize = recipe.tokenize
+    made = _run_folder(arguments) / "tokenize" / "tokenizer" / "tokenizer.json"
+    if made.is_file() or (tokenize.kind == "file" and tokenize.file):
+        from hornbook.tokenizer.tokenizer import Tokenizer
+
+        return Tokenizer.load(made if made.is_file() else Path(str(tokenize.file))).size
+    if tokenize.kind in KNOWN_VOCABULARIES:
+        special = SPECIAL_TOKENS if tokenize.special_tokens else 0
+        return KNOWN_VOCABULARIES[tokenize.kind] + special
+    if tokenize.vocabulary:
+        return tokenize.vocabulary
+    size = _text_bytes(arguments, recipe)
+    if not size:
+        return VOCABULARY
+    from hornbook.tokenizer.build import fitting_vocabulary
+
+    return fitting_vocabulary(int(size))
+
+
+def _horizon(arguments: Namespace, recipe: Recipe) -> Horizon:
+    """How long: what is said here, else what the recipe says; and how much text there is."""
+    from hornbook.plan.predict import Horizon
+    from hornbook.plan.write import bytes_per_token
+
+    unique = 0.0
+    manifest = _run_folder(arguments) / "tokenize" / "manifest.json"
+    if manifest.is_file() and not arguments.text:
+        from hornbook.tokens.manifest import Manifest
+
+        unique = float(Manifest.read(manifest.parent).totals("train").tokens)
+    elif size := _text_bytes(arguments, recipe):
+        unique = size / bytes_per_token(_vocabulary(arguments, recipe))
+    if arguments.tokens or arguments.hours:
+        return Horizon(arguments.tokens, arguments.hours, unique)
+    config = recipe.pretrain
+    lengths = [config.tokens, config.steps * config.global_batch_tokens]
+    tokens = min((length for length in lengths if length), default=0)
+    return Horizon(float(tokens), 0.0 if tokens else config.minutes / 60, unique)
+
+
+def _run_folder(arguments: Namespace) -> Path:
+    """The run directory that was named, where one was."""
+    named = Path(arguments.recipe)
+    is_run = arguments.recipe not in built_in_recipes() and (named / "recipe.yaml").is_file()
+    return named if is_run else Path("no run directory")
+
+
+def _text_bytes(arguments: Namespace, recipe: Recipe | None) -> float:
+    """Bytes of text in what `--text` or the recipe names, where that is here; 0: not known."""
+    from hornbook.corpus.inputs import find_inputs
+
+    named = [arguments.text] if arguments.text else recipe.prepare.inputs if recipe else []
+    total = sum(BUILT_IN_TEXTS.get(name, 0.0) for name in named)
+    here = [name for name in named if name not in BUILT_IN_TEXTS]
+    if not arguments.text:
+        here = [name for name in here if Path(name).exists()]  # a recipe may be from elsewhere
+    for each in find_inputs(here) if here else ():
+        total += sum(f.bytes * (3 if f.path.suffix in PACKED else 1) for f in each.files)
+    return total
+
+
+def _design(
+    arguments: Namespace, overrides: dict[str, Any], device: Device
+) -> tuple[Prediction, str, Recipe]:
+    """Choose the model for the hours, and write its recipe."""
+    import yaml
+
+    from hornbook.files import write_text
+    from hornbook.plan.write import design
+
+    out = Path(arguments.write)
+    gpus = max(1, overrides.get("pretrain", {}).get("gpus") or 1)
+    made = design(
+        arguments.hours, device, gpus=gpus, price=arguments.price, text=arguments.text,
+        text_bytes=_text_bytes(arguments, None), name=out.stem,
+    )  # fmt: skip
+    check_keys(overrides, Recipe, "command line")
+    values = merge(made.values, overrides)
+    recipe = build_recipe(values, str(out))
+    header = f"# hornbook plan --write {out.name} --hours {arguments.hours:g}: {made.note}.\n"
+    write_text(out, header + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    hint = f"written to {out}: hornbook run {out}"
+    if not arguments.text:
+        hint += " --prepare.inputs YOUR-TEXT"
+    return made.prediction, f"{made.note[0].upper()}{made.note[1:]}.\n{hint}", recipe
+
+
+def _rehearsed(prediction: Prediction, recipe: Recipe) -> Prediction:
+    """The prediction corrected by real steps, with the settings that they chose."""
+    from hornbook.plan.predict import Probe, correct
+    from hornbook.train.rehearsal import rehearse
+
+    setup = prediction.choice.setup
+    config = recipe.pretrain
+    if prediction.device.kind == "cpu":
+        config = dataclasses.replace(config, device="cpu")
+    done = rehearse(prediction.config, setup.optimizer, config, setup.sequence_length)
+    machine = done.machine
+    chosen = dataclasses.replace(
+        setup,
+        micro_batch=machine.micro_batches[-1][1],
+        precision=machine.precision,
+        engine=machine.engine(),
+    )
+    # Of a very large step only a part was rehearsed.
+    probe = Probe(done.seconds * setup.rows / done.rows, float(done.peak))
+    return correct(prediction, chosen, probe)

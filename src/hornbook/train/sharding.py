@@ -1,0 +1,191 @@
+"""One model on several devices: whole on each (DDP), or a part of every parameter on each (FSDP).
+
+In: a model, settings, the `World`. Out: the model changed in place, and the step's forward function
+such that its backward passes exchange gradients, once a step where memory allows it.
+
+How the step stays right for any number of processes: each takes its slice of the step's rows and
+divides its losses by (weight of the whole step / processes). DDP and FSDP then average the
+gradients over processes, which makes that the gradient of the step's mean loss.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from hornbook.errors import HornbookError
+from hornbook.model.decoder import Decoder
+from hornbook.optim.config import OptimizerConfig
+from hornbook.optim.memory import state_bytes
+from hornbook.train.config import PretrainConfig
+from hornbook.train.objective import Forward
+from hornbook.train.parallel import World
+
+Kind = Literal["ddp", "fsdp", "hsdp"]
+
+REPLICATED_SHARE = 0.5
+"""DDP where weights, gradients and optimizer state take at most this share of a device's memory;
+the rest is for activations."""
+
+KEPT_SHARE = 0.25
+"""FSDP keeps gathered weights and unreduced gradients from one micro-batch to the next where they
+take at most this share, and so communicates once a step."""
+
+
+class Sharing:
+    """How the processes of a run share its model.
+
+    Attributes:
+        kind: None for a process alone.
+    """
+
+    def __init__(self, world: World, config: PretrainConfig, optimizer: OptimizerConfig):
+        self._world, self._config, self._optimizer = world, config, optimizer
+        self._module: Any = None
+        self._keeps = True
+        self.kind: Kind | None = None
+
+    def prepare(self, model: Decoder) -> None:
+        """Choose, and shard the model in place where that is chosen.
+
+        Args:
+            model: on the CPU, in the type its weights are stored in; what is sharded goes to the
+                device block by block, so that no GPU ever holds all of it.
+        """
+        count = sum(parameter.numel() for parameter in model.parameters())
+        weights = sum(parameter.nbytes for parameter in model.parameters())
+        memory = None
+        if self._world.device.type == "cuda":
+            memory = torch.cuda.mem_get_info()[1]
+        self.kind = choose_sharding(
+            self._config.sharding,
+            # DDP holds gradients twice: added up over micro-batches, and as they are exchanged.
+            whole_bytes=3 * weights + state_bytes(self._optimizer, model.config),
+            memory_bytes=memory,
+            size=self._world.size,
+            local_size=self._world.local_size,
+        )
+        if self.kind in ("fsdp", "hsdp"):
+            narrow = _narrow(self._config.precision, self._world.device)
+            gathered = count * (2 if narrow else 4) + 4 * count  # gradients add up in float32
+            self._keeps = memory is None or gathered <= KEPT_SHARE * memory
+            self._shard(model, narrow)
+
+    def wrap(self, forward: Forward) -> Forward:
+        """The step's forward function: as it is, or one that averages gradients (DDP)."""
+        if self.kind != "ddp":
+            return forward
+        from torch.nn.parallel import DistributedDataParallel
+
+        assert isinstance(forward, nn.Module)
+        with warnings.catch_warnings():  # torch 2.13 renames the argument, which 2.11 must have
+            warnings.simplefilter("ignore", FutureWarning)
+            self._module = DistributedDataParallel(
+                forward, gradient_as_bucket_view=True, broadcast_buffers=False
+            )
+        wrapped: Forward = self._module
+        return wrapped
+
+    def synchronise(self, last: bool) -> None:
+        """Told before each micro-batch whether it is the step's last: gradients are exchanged once,
+        after that one."""
+        if self.kind == "ddp":
+            self._module.require_backward_grad_sync = last  # what its `no_sync` sets
+        elif self.kind is not None and self._keeps:
+            self._module.set_requires_gradient_sync(last)
+            self._module.set_reshard_after_backward(last)
+
+    def settle(self) -> None:
+        """After forward passes without a backward pass: each process holds its part alone again."""
+        if self.kind in ("fsdp", "hsdp"):
+            for module in self._module.modules():
+                if hasattr(module, "reshard"):
+                    module.reshard()
+
+    def _shard(self, model: Decoder, narrow: torch.dtype | None) -> None:
+        """Keep of each parameter only this process's rows (FSDP, arXiv:2304.11277).
+
+        Each block is gathered when it computes, the rest of the model when `hidden` begins; `loss`
+        and `head` find it there. With `hsdp` a parameter is spread over the processes of a host.
+        """
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import (
+            MixedPrecisionPolicy,
+            fully_shard,
+            register_fsdp_forward_method,
+        )
+
+        world = self._world
+        shape: tuple[int, ...] = (world.size,)
+        names: tuple[str, ...] = ("shard",)
+        if self.kind == "hsdp":
+            shape = (world.size // world.local_size, world.local_size)
+            names = ("replicate", "shard")
+        mesh = init_device_mesh(world.device.type, shape, mesh_dim_names=names)
+        # The residual stream goes into a block as it is, also where it is float32.
+        policy = MixedPrecisionPolicy(
+            param_dtype=narrow, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not self._keeps)
+        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        register_fsdp_forward_method(model, "hidden")
+        self._module = model
+
+
+def break_off(model: nn.Module) -> None:
+    """Make a sharded model ready for another pass after memory ran out in the middle of one.
+
+    FSDP ends a backward pass with a callback that gives gathered weights back; it never came.
+    """
+    if hasattr(model, "unshard"):
+        state: Any = model
+        state._get_fsdp_state()._root_post_backward_final_callback()
+        model.zero_grad(set_to_none=True)
+
+
+def choose_sharding(
+    wanted: str, *, whole_bytes: float, memory_bytes: float | None, size: int, local_size: int
+) -> Kind | None:
+    """How processes share a model: `ddp` where all of it fits on each device, else `fsdp`, or
+    `hsdp` where the part of a host's device fits without the other hosts.
+
+    Args:
+        wanted: `pretrain.sharding`.
+        whole_bytes: weights, gradients and optimizer state of the whole model.
+        memory_bytes: of one device; None: not known, taken as enough.
+        size: processes.
+        local_size: processes of a host.
+
+    Returns:
+        None for a process alone.
+
+    Raises:
+        HornbookError: `hsdp` is asked for on one host, or on hosts of unequal numbers.
+    """
+    if size == 1:
+        return None
+    if wanted == "hsdp" and (local_size == size or size % local_size):
+        raise HornbookError(
+            "hsdp needs several hosts with as many GPUs each",
+            where="pretrain.sharding",
+            hint="Set it to fsdp, or to auto",
+        )
+    if wanted != "auto":
+        chosen: Kind = wanted  # type: ignore[assignment]  # the recipe checked it
+        return chosen
+    most = float("inf") if memory_bytes is None else REPLICATED_SHARE * memory_bytes
+    if whole_bytes <= most:
+        return "ddp"
+    within = local_size < size and size % local_size == 0 and whole_bytes / local_size <= most
+    return "hsdp" if within else "fsdp"
+
+
+def _narrow(precision: str, device: torch.device) -> torch.dtype | None:
+    """What weights are gathered in: the type of the products where that is known beforehand."""
+    if precision == "auto" and device.type == "cuda":
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)

@@ -1,0 +1,215 @@
+"""The training loop on a real GPU: precisions, exactness, memory running out."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+from tiny_run import MODEL, CountingRows, events, fit, losses, records
+
+from hornbook.errors import HornbookError
+from hornbook.model.decoder import Decoder
+from hornbook.optim.config import OptimizerConfig
+from hornbook.optim.groups import build_optimizer
+from hornbook.tokens.batch import Batch
+from hornbook.tokens.prefetch import Prefetcher
+from hornbook.train.machine import Machine
+from hornbook.train.objective import NextToken, bind
+from hornbook.train.precision import Precision
+from hornbook.train.probe_attention import fastest_attention
+from hornbook.train.step import NotFinite, Stepper
+from hornbook.train.trial import Trial
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+CUDA = torch.device("cuda")
+
+SMALL = {"layers": 4, "width": 256, "heads": 4, "kv_heads": 4, "head_dim": 64, "mlp_width": 1024}
+"""Large enough that its matrix products are those of a large model."""
+
+EAGER = {"device": "cuda", "compile": "off", "precision": "bf16", "evaluate_every": 0}
+
+
+@pytest.fixture(autouse=True)
+def memory_given_back() -> Any:
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.cuda.empty_cache()
+    torch.compiler.reset()
+
+
+class Multiplied(NextToken):
+    """The loss of the second micro-batch of a step is multiplied."""
+
+    def __init__(self, step: int, factor: float):
+        self.rows = CountingRows().rows(8 * step - 4, 4).inputs
+        self.factor = factor
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = super().__call__(model, batch)
+        factor = self.factor if torch.equal(batch.inputs.cpu(), self.rows) else 1.0
+        return loss * factor, metrics
+
+
+# -------------------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+def test_a_run_learns(tmp_path: Path, weights: str) -> None:
+    settings = {"device": "cuda", "precision": "bf16", "steps": 60, "weights": weights}
+    outcome = fit(tmp_path, settings, model=SMALL)
+    assert outcome.loss is not None and outcome.loss < 3.0
+    machine = Machine.read(tmp_path)
+    assert machine is not None and machine.compile == "on", machine and machine.reasons
+    assert machine.micro_batches == [[1, 4]]
+
+
+def test_fp16_learns_as_bf16_does(tmp_path: Path) -> None:
+    """The path of cards without bf16. Within noise: no further apart than two seeds of dropout."""
+    curves = {}
+    for name, settings in {
+        "bf16": {"precision": "bf16"},
+        "fp16": {"precision": "fp16"},
+        "seed": {"precision": "bf16", "seed": 7},
+    }.items():
+        folder = tmp_path / name
+        fit(folder, {**EAGER, "steps": 200, **settings}, model=SMALL, optimizer={
+            "learning_rate": 1e-3, "schedule": "constant",
+        })  # fmt: skip
+        assert not events(folder, "nan")
+        curve = torch.tensor([loss for _, loss in losses(folder)])
+        curves[name] = curve.unfold(0, 20, 20).mean(1)  # means of 20 steps
+    apart = (curves["fp16"] - curves["bf16"]).abs()
+    noise = (curves["seed"] - curves["bf16"]).abs()
+    assert float(curves["fp16"][-1]) < 1.0
+    assert float(apart.max()) <= max(0.02, 2 * float(noise.max())), (apart, noise)
+
+
+def test_fp16_overflow_is_skipped_on_the_device(tmp_path: Path) -> None:
+    overflowing = Multiplied(3, 1e6)
+    settings = {**EAGER, "precision": "fp16", "steps": 6}
+    fit(tmp_path, settings, model=SMALL, objective=overflowing)
+    lines = [line for line in records(tmp_path) if "loss" in line]
+    skipped = [line["step"] for line in lines if line["gradient_norm"] is None]
+    assert 3 in skipped
+    assert [event["step"] for event in events(tmp_path, "overflow")] == skipped
+
+
+# ------------------------------------------------------------------------------------- exactness
+
+
+def test_no_step_waits_for_the_device(tmp_path: Path) -> None:
+    """Only reading the numbers may; PyTorch itself says so of everything else."""
+    model = Decoder(replace(MODEL, **SMALL), torch.Generator().manual_seed(1)).to(CUDA)
+    optimizer = build_optimizer(model, OptimizerConfig(), CUDA)
+    for name in ("bf16", "fp16"):
+        stepper = Stepper(
+            model, bind(NextToken(), model), optimizer, Precision(name, CUDA),
+            gradient_clip=1.0, seed=1,
+        )  # fmt: skip
+        with Prefetcher(
+            CountingRows(), ((8 * step, 8) for step in range(4)), device=CUDA,
+            weigh=NextToken().weight,
+        ) as batches:  # fmt: skip
+            stepper.step(1, next(batches), 4, batches.weight).result()  # allocates, loads kernels
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                pending = [stepper.step(step, next(batches), 4, batches.weight) for step in (2, 3)]
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            assert all(math.isfinite(each.result().loss) for each in pending)
+
+
+def test_deterministic_runs_are_bit_identical_also_when_resumed(tmp_path: Path) -> None:
+    settings = {"device": "cuda", "deterministic": True, "checkpoint_every": 5}
+    constant = {"schedule": "constant", "warmup_steps": 0}
+    for name in ("one", "two"):
+        fit(tmp_path / name, {**settings, "steps": 20}, model=SMALL, optimizer=constant)
+    assert losses(tmp_path / "one") == losses(tmp_path / "two")
+    fit(tmp_path / "cut", {**settings, "steps": 10}, model=SMALL, optimizer=constant)
+    fit(tmp_path / "cut", {**settings, "steps": 20}, model=SMALL, optimizer=constant)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "one")
+
+
+def test_a_step_that_is_not_finite_is_named_and_nothing_is_saved_after_it(tmp_path: Path) -> None:
+    with pytest.raises(NotFinite, match=r"step 13: the loss is nan in rows 100-103"):
+        fit(tmp_path, EAGER, model=SMALL, objective=Multiplied(13, math.nan))
+    assert [event["step"] for event in events(tmp_path, "nan")] == [13]
+    assert losses(tmp_path)[-1][0] == 12
+    assert fit(tmp_path, EAGER, model=SMALL).reason == "finished"
+
+
+# --------------------------------------------------------------------------- choosing and memory
+
+
+def test_an_attention_kernel_is_found() -> None:
+    model = Decoder(replace(MODEL, **SMALL)).to(CUDA)
+    batch = CountingRows().rows(0, 8).to(CUDA)
+    kernel, reason = fastest_attention(
+        Trial(model, NextToken(), batch, CUDA), Precision("bf16", CUDA)
+    )
+    assert kernel in ("cudnn", "flash", "efficient") and " ms" in reason
+
+
+class Hungry(NextToken):
+    """Needs a gigabyte for each row."""
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        torch.empty(len(batch), 2**30, dtype=torch.uint8, device="cuda")
+        return super().__call__(model, batch)
+
+
+def leave(gigabytes: float) -> None:
+    """Let PyTorch take so much more than it holds."""
+    torch.cuda.empty_cache()
+    total = torch.cuda.mem_get_info()[1]
+    most = torch.cuda.memory_reserved() + gigabytes * 2**30
+    torch.cuda.set_per_process_memory_fraction(most / total)
+
+
+def test_a_micro_batch_that_is_too_large_is_made_to_fit(tmp_path: Path) -> None:
+    leave(5)
+    fit(
+        tmp_path / "found", {**EAGER, "steps": 3, "micro_batch": 0}, model=SMALL, objective=Hungry()
+    )
+    machine = Machine.read(tmp_path / "found")
+    assert machine is not None and machine.micro_batches[0][1] in (2, 4)
+    fit(
+        tmp_path / "asked", {**EAGER, "steps": 3, "micro_batch": 8}, model=SMALL, objective=Hungry()
+    )
+    assert [event["step"] for event in events(tmp_path / "asked", "micro_batch")] == []
+    machine = Machine.read(tmp_path / "asked")
+    assert machine is not None and machine.micro_batch(1) in (2, 4)
+
+
+def test_out_of_memory_in_the_middle(tmp_path: Path) -> None:
+    class Shrinking(Hungry):
+        calls = 0
+
+        def __call__(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+            self.calls += 1
+            if self.calls == 20:
+                leave(2.5)
+            return super().__call__(model, batch)
+
+    settings = {**EAGER, "steps": 30, "micro_batch": 8, "activation_checkpointing": "none",
+                "cross_entropy": "plain"}  # fmt: skip
+    outcome = fit(tmp_path, settings, model=SMALL, objective=Shrinking())
+    assert outcome.step == 30
+    changes = events(tmp_path, "micro_batch")
+    assert len(changes) >= 1 and "memory had run out" in changes[0]["message"]
+    assert records(tmp_path)[-2]["micro_batch"] in (1, 2)
+
+
+def test_one_row_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
+    leave(0.5)
+    with pytest.raises(HornbookError, match="does not fit in memory"):
+        fit(tmp_path, {**EAGER, "steps": 3}, model=SMALL, objective=Hungry())

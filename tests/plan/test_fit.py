@@ -1,0 +1,120 @@
+"""Which settings are chosen, and what is proposed when none fit."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from hornbook.model.presets import PRESETS
+from hornbook.optim.config import OptimizerConfig
+from hornbook.plan import fit
+from hornbook.plan.device import Device, find_device
+from hornbook.plan.fit import choose, remedies, smallest
+from hornbook.plan.setup import Wishes
+from hornbook.train import probe, probe_memory
+
+PHI2, GPT2 = PRESETS["phi2"], PRESETS["gpt2-124m"]
+HALF_MILLION = Wishes(1024, 524288)
+
+
+def a_gpu_of(gigabytes: float) -> Device:
+    return dataclasses.replace(find_device("h100"), memory=gigabytes * 1e9)
+
+
+def test_the_rules_are_those_of_training() -> None:
+    for name in ("GPU_MEMORY_SHARE", "GPU_TOKENS", "FILLING_TOKENS", "CPU_TOKENS", "CPU_LOGITS"):
+        assert getattr(fit, name) == getattr(probe_memory, name), name
+    assert fit.REGIONAL_LAYERS == probe.REGIONAL_LAYERS
+
+
+def test_nothing_is_given_up_where_there_is_room() -> None:
+    choice = choose(GPT2, HALF_MILLION, find_device("h100"))
+    assert choice is not None
+    assert choice.setup.micro_batch == 64
+    assert choice.setup.engine.checkpointing == "none"
+    assert choice.setup.engine.compile == "on"
+
+
+def test_the_less_memory_the_smaller_and_the_more_is_computed_again() -> None:
+    order = ["none", "selective", "full"]
+    tokens, given_up = [], []
+    for gigabytes in (80, 40, 30, 20, 15):
+        choice = choose(PRESETS["gpt2-712m"], HALF_MILLION, a_gpu_of(gigabytes))
+        assert choice is not None
+        assert choice.memory.peak <= fit.GPU_MEMORY_SHARE * gigabytes * 1e9
+        tokens.append(choice.setup.micro_batch)
+        given_up.append(order.index(choice.setup.engine.checkpointing))
+    assert given_up == sorted(given_up)
+    assert tokens[0] > tokens[-1]
+
+
+def test_what_is_asked_for_is_kept() -> None:
+    wishes = dataclasses.replace(
+        HALF_MILLION,
+        micro_batch=4,
+        precision="fp16",
+        compile="off",
+        activation_checkpointing="full",
+        cross_entropy="plain",
+        residual="fp32",
+    )
+    choice = choose(GPT2, wishes, find_device("h100"))
+    assert choice is not None
+    setup = choice.setup
+    assert (setup.micro_batch, setup.precision) == (4, "fp16")
+    engine = setup.engine
+    assert (engine.compile, engine.checkpointing) == ("off", "full")
+    assert (engine.cross_entropy, engine.residual) == ("plain", "fp32")
+
+
+def test_a_card_without_bf16_gets_fp16_and_no_bf16_weights() -> None:
+    t4 = find_device("t4")
+    choice = choose(GPT2, HALF_MILLION, t4)
+    assert choice is not None
+    assert choice.setup.precision == "fp16"
+    assert not any("weights bf16" in remedy.change for remedy in remedies(PHI2, HALF_MILLION, t4))
+
+
+def test_phi2_on_24_gb_as_a_known_recipe_has_it() -> None:
+    assert choose(PHI2, HALF_MILLION, a_gpu_of(24)) is None
+    low = dataclasses.replace(
+        HALF_MILLION, weights="bf16", optimizer=OptimizerConfig(kind="adamw8bit")
+    )
+    choice = choose(PHI2, low, a_gpu_of(40))
+    assert choice is not None
+    assert smallest(PHI2, low, a_gpu_of(24)).memory.reserved < 24e9
+
+
+@pytest.mark.parametrize("gpu", ["rtx4090", "a100-40gb", "t4"])
+def test_when_nothing_fits_it_says_what_would(gpu: str) -> None:
+    device = find_device(gpu)
+    found = remedies(PHI2, HALF_MILLION, device)
+    assert any(remedy.fits for remedy in found)
+    for remedy in found:
+        assert remedy.reserved < smallest(PHI2, HALF_MILLION, device).memory.reserved + 1e9
+    changes = " ".join(remedy.change for remedy in found)
+    for part in ("adamw8bit", "--gpus", "--model.preset", "--gpu "):
+        assert part in changes
+
+
+def test_settings_that_were_asked_for_are_what_has_to_change() -> None:
+    asked = dataclasses.replace(HALF_MILLION, micro_batch=64, activation_checkpointing="none")
+    device = a_gpu_of(24)
+    model = PRESETS["gpt2-355m"]
+    choice = choose(model, asked, device)
+    assert choice is not None  # a smaller micro-batch, as training would take
+    assert choice.setup.micro_batch < 64
+    changes = [remedy.change for remedy in remedies(PHI2, asked, device)]
+    assert changes[0] == "--pretrain.micro_batch 1"
+    assert changes[1].endswith("activation_checkpointing full")
+
+
+def test_many_gpus_copy_what_fits_and_share_out_what_does_not() -> None:
+    gpu = find_device("a100-40gb")
+    small = choose(GPT2, dataclasses.replace(HALF_MILLION, gpus=4), gpu)
+    large = choose(PHI2, dataclasses.replace(HALF_MILLION, gpus=4), gpu)
+    assert small is not None
+    assert large is not None
+    assert (small.setup.sharding, large.setup.sharding) == ("ddp", "fsdp")
+    assert small.setup.micro_batches == 512 // (4 * small.setup.micro_batch)
