@@ -18,25 +18,22 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 import select
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from common import best_device, peak
 from contestants import VOCABULARY, Contestant, Settings, build
 
 from hornbook.model.count import flops_per_token
-from hornbook.plan.gpus import peak_flops
 from hornbook.tokens.batch import Batch
-from hornbook.train.machine import device_name
 
 BATCHES = 4
 """Different batches, taken in turn."""
@@ -46,10 +43,6 @@ TRIAL_ROWS = 64
 
 SETTLE = 3
 """Steps before the timed ones of a turn."""
-
-DEFAULT_PEAK = 989e12
-"""H100 and H200, dense bf16; for GPUs that hornbook's table does not name."""
-
 
 # ------------------------------------------------------------------------------------ the process
 
@@ -111,7 +104,7 @@ class Turn:
 
 def serve(settings: Settings, nanogpt: Path | None, replies: IO[str]) -> None:
     """Build the contestant, then take turns as told on standard input until it ends."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     turn: Turn | None = None
     for line in sys.stdin:
         try:
@@ -271,10 +264,9 @@ def summary(turns: list[dict[str, Any]], settings: Settings, rows: int) -> dict[
     tokens = rows * settings.tokens
     medians = [statistics.median(turn["seconds"]) for turn in good]
     speed = tokens / statistics.median([s for turn in good for s in turn["seconds"]])
-    peak = peak_flops(device_name("cuda")) or DEFAULT_PEAK
     result: dict[str, Any] = {
         "tokens_per_second": speed,
-        "mfu": speed * flops_per_token(settings.model(), settings.tokens) / peak,
+        "mfu": speed * flops_per_token(settings.model(), settings.tokens) / peak(),
         "rounds_tokens_per_second": [tokens / median for median in medians],
         "loss": good[-1]["loss"],
     }
@@ -299,20 +291,6 @@ def say(numbers: dict[str, Any]) -> None:
         f"started in {numbers['start_seconds']:.0f} s",
         flush=True,
     )
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    return {
-        "gpu": device_name("cuda") or None,
-        "cpu": device_name("cpu"),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cudnn": torch.backends.cudnn.version(),
-        "transformers": version("transformers"),
-    }
 
 
 if __name__ == "__main__":

@@ -21,27 +21,24 @@ Writes benchmarks/results/decode.json, anew after each part, so that what is don
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import best_device, parser_for, synchronize, write_result
 from torch import Tensor
 from transformers import CompileConfig, GPT2Config, GPT2LMHeadModel
 
-from hornbook.files import write_json
 from hornbook.model.cache import KeyValueCache
 from hornbook.model.config import GenerateConfig
 from hornbook.model.decode import DecodeStep, decoded, narrowed
 from hornbook.model.decoder import Decoder
 from hornbook.model.generate import Generator
 from hornbook.model.huggingface import import_directory
-from hornbook.train.machine import device_name
 
 MODES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "greedy": ({"temperature": 0}, {"do_sample": False}),
@@ -127,16 +124,11 @@ def seconds(player: Contestant, prompts: Tensor, count: int, mode: str) -> float
     return time.perf_counter() - started
 
 
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 class Results:
     """Cases by number of prompts and mode, kept in a file."""
 
-    def __init__(self, path: Path, facts: dict[str, Any]):
-        self._path, self._facts = path, facts
+    def __init__(self, out: Path, what: str):
+        self._out, self._what = out, what
         self.cases: dict[str, dict[str, Any]] = {}
 
     def add(self, rows: int, mode: str, name: str, value: Any) -> None:
@@ -145,7 +137,7 @@ class Results:
         case[name] = value
         shown = f"{value['milliseconds']:.3f} ms" if name == "step" else value
         print(f"{rows:>3} rows, {mode:<11} {name}: {shown}", flush=True)
-        write_json(self._path, {**self._facts, "cases": self.cases})
+        write_result(self._out, "decode", {"what": self._what, "cases": self.cases})
 
     def add_speed(self, rows: int, mode: str, name: str, tokens: int, runs: list[float]) -> None:
         """Note tokens a second and, for stock, how many times as fast ours was."""
@@ -221,29 +213,22 @@ def steps_alone(model: Decoder, prompts: Tensor, mode: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser = parser_for(__doc__)
     parser.add_argument(
         "--seconds", type=float, default=100, help="then no further runs than one of each"
     )
-    parser.add_argument("--tiny", action="store_true", help="a rehearsal with a tiny model")
     options = parser.parse_args()
     deadline = time.monotonic() + options.seconds
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device().type
     config, length, count = GPT2Config(), 128, 512
     if options.tiny:
         config = GPT2Config(vocab_size=500, n_positions=64, n_embd=32, n_layer=2, n_head=2)
         length, count = 8, 16
     ours, stock = same_models(config, device)
     players = contestants(ours, stock)
-    libraries = {name: version(name) for name in ("torch", "transformers")}
-    facts = {
-        "what": f"prompts of {length} tokens continued by {count}, tokens a second, median",
-        "machine": {"device": device_name(device), **libraries},
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    results = Results(options.out / "decode.json", facts)
+    what = f"prompts of {length} tokens continued by {count}, tokens a second, median"
+    results = Results(options.out, what)
     generator = torch.Generator().manual_seed(0)
     warm: set[tuple[str, int]] = set()
     for rows, mode in CASES:

@@ -16,14 +16,13 @@ Writes benchmarks/results/learning_rate_sweep_KIND.json. On one H200 about 2 min
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import parser_for, write_result
 
-from hornbook.files import write_json
 from hornbook.model.decoder import Decoder
 from hornbook.optim.config import OptimizerConfig
 from hornbook.optim.groups import build_optimizer, set_learning_rate
@@ -34,7 +33,7 @@ from hornbook.tokens.batch import Batch
 from hornbook.tokens.config import DataConfig
 from hornbook.tokens.loader import open_source
 from hornbook.tokens.validation import validation_rows
-from hornbook.train.machine import device_name, pick_device
+from hornbook.train.machine import pick_device
 from hornbook.train.objective import NextToken, bind
 from hornbook.train.precision import Precision
 
@@ -102,7 +101,7 @@ class Sweep:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_for(__doc__, tiny=False)
     parser.add_argument("--tokens", type=Path, required=True, help="a run's tokenize folder")
     parser.add_argument("--widths", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--factors", type=float, nargs="+", default=[0.25, 0.5, 1, 2, 4])
@@ -111,7 +110,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="rows of a step")
     parser.add_argument("--length", type=int, default=512, help="tokens of a row")
     parser.add_argument("--held-out", type=int, default=262144, help="tokens to measure on")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     sweep = Sweep(options.tokens, options.batch, options.length, options.steps, options.held_out)
     for kind in options.kinds:
@@ -125,14 +123,13 @@ def main() -> None:
         result: dict[str, Any] = {
             "what": f"held-out nats a token of {LAYERS} layers by width and factor of the rule's"
             f" learning rate; {options.steps} steps of {options.batch} rows of {options.length}",
-            "machine": device_name(sweep.device.type),
             "seconds": time.perf_counter() - began,
             "best_factor": {
                 width: min(found[width], key=found[width].__getitem__) for width in found
             },
             "loss": found,
         }
-        write_json(options.out / f"learning_rate_sweep_{kind}.json", result)
+        write_result(options.out, f"learning_rate_sweep_{kind}", result)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from arena import machine
+from common import best_device, machine, parser_for
 from torch import Tensor
 
 from hornbook.files import read_json, write_json
@@ -150,7 +150,7 @@ def load_peer(kind: str, arguments: argparse.Namespace, device: str) -> Peer:
 
 def work(arguments: argparse.Namespace) -> None:
     """One process on one GPU: train the contestants in order, print each point as a JSON line."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = best_device().type
     began = time.perf_counter()
     data = Data(arguments.tokens, device, arguments.micro_rows)
     loaded: dict[str, Peer] = {}
@@ -312,13 +312,12 @@ def print_table(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_for(__doc__)
     parser.add_argument("contestants", nargs="*")
     parser.add_argument("--tokens", type=Path, required=True, help="token shards of wikipedia.py")
     parser.add_argument("--nanogpt", type=Path, default=Path("nanoGPT"), help="a checkout")
     parser.add_argument("--nanochat", type=Path, default=Path("nanochat"), help="a checkout")
     parser.add_argument("--gpus", default="0", help="for example 0,1")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--peer-tokens", type=int, default=520 * 131072)
     parser.add_argument("--nanogpt-seconds", type=float, default=NANOGPT_SECONDS)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between points")
@@ -326,7 +325,6 @@ def main() -> None:
     parser.add_argument("--deadline", type=float, default=1e9, help="start no run after this")
     parser.add_argument("--stop", type=float, default=0.0, help="end nanoGPT's runs earlier")
     parser.add_argument("--recheck", type=Path, help="stored curves to compare a segment with")
-    parser.add_argument("--tiny", action="store_true", help="tiny models, to rehearse on a CPU")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:

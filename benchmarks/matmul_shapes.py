@@ -16,29 +16,24 @@ Writes benchmarks/results/matmul_shapes.json. About 20 seconds.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
-from arena import DEFAULT_PEAK, machine
+from common import best_device, parser_for, peak, write_result
 from contestants import PRESETS, TINY, VOCABULARY
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hornbook.files import write_json
 from hornbook.model.config import ModelConfig, ModelSettings
 from hornbook.model.count import flops_per_token
 from hornbook.model.presets import resolve
-from hornbook.plan.gpus import peak_flops
-from hornbook.train.machine import device_name
 
 
 @dataclass(frozen=True)
@@ -176,9 +171,8 @@ def measure(
         took = attention_seconds(clock, config, rows, tokens, backend)
         result[f"{name}_ms"] = took if isinstance(took, str) else 1e3 * took * config.layers
     attention = [ms for ms in (result["cudnn_ms"], result["flash_ms"]) if isinstance(ms, float)]
-    peak = peak_flops(device_name("cuda")) or DEFAULT_PEAK
     unpadded = dataclasses.replace(config, head_dim=config.width // config.heads)
-    ideal = 1e3 * flops_per_token(unpadded, tokens) * count / peak
+    ideal = 1e3 * flops_per_token(unpadded, tokens) * count / peak()
     matmul_operations = sum(6.0 * p.times * p.inputs * p.outputs for p in products(config)) * count
     result["tflops"] = matmul_operations / totals["bf16"] / 1e12
     result["wall_mfu_matmul"] = ideal / result["matmul_ms"]
@@ -241,13 +235,11 @@ def table(measured: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_for(__doc__)
     parser.add_argument("--float8", action="store_true")
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     clock = Clock(device, options.repeats)
     tokens = 64 if options.tiny else 1024
     measured: dict[str, dict[str, Any]] = {}
@@ -259,12 +251,10 @@ def main() -> None:
     result = {
         "what": "TFLOP/s of each model's matrix products (forward / gradient of the input / of the"
         " weight), milliseconds of a micro-batch at T 1024, and the MFU that would be left",
-        "command": "python benchmarks/matmul_shapes.py" + (" --float8" if options.float8 else ""),
-        "machine": machine(),
         "models": measured,
         "table": table(measured),
     }
-    write_json(options.out / "matmul_shapes.json", result)
+    write_result(options.out, "matmul_shapes", result)
 
 
 if __name__ == "__main__":

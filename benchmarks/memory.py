@@ -29,18 +29,14 @@ Writes benchmarks/results/memory_MODEL.json.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
-from arena import Options, compare, machine
+from arena import Options, compare
+from common import parser_for, write_result
 from contestants import Settings
-from train_speed import tiny
-
-from hornbook.files import write_json
+from train_speed import ours, tiny
 
 ROWS = 512
 """0.5M tokens a step."""
@@ -56,8 +52,7 @@ TITLES = {"124m": "GPT-2 124M", "712m": "712M", "phi2": "Phi-2 2.78B"}
 
 
 def _ours(work: str, micro_batch: int, memory_gb: float = 0.0, **other: Any) -> Settings:
-    common = {"attention": "cudnn", "residual": "bf16", "expandable_segments": True}
-    return Settings("ours", work, ROWS, micro_batch, memory_gb=memory_gb, **{**common, **other})
+    return ours(work, ROWS, micro_batch, memory_gb=memory_gb, expandable_segments=True, **other)
 
 
 LOW = {"weights": "bf16", "optimizer": "adamw8bit"}
@@ -114,7 +109,7 @@ def table(work: str, contestants: dict[str, dict[str, Any]]) -> list[dict[str, s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_for(__doc__)
     parser.add_argument("--only", default=",".join(LINEUPS), help="models, e.g. 124m,phi2")
     parser.add_argument("--caps", default="", help="of the caps of a model, e.g. 24")
     parser.add_argument("--capped", action="append", default=[], metavar="JSON")
@@ -122,8 +117,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="timed steps of 0.5M tokens a turn")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--start-seconds", type=float, default=300, help="limit for compiling")
-    parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     how = Options(
         count=options.steps,
@@ -147,12 +140,10 @@ def main() -> None:
         compared = compare(lineup, how)
         result = {
             "what": f"tokens a second within little memory, {TITLES[work]}, T 1024, 0.5M a step",
-            "command": " ".join(["python", "benchmarks/memory.py", *sys.argv[1:]]),
-            "machine": machine(),
             **compared,
             "table": table(work, compared["contestants"]),
         }
-        write_json(options.out / f"memory_{work}.json", result)
+        write_result(options.out, f"memory_{work}", result)
 
 
 if __name__ == "__main__":

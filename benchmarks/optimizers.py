@@ -16,10 +16,7 @@ Writes benchmarks/results/optimizers_PART.json.
 
 from __future__ import annotations
 
-import argparse
-import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,15 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import best_device, parser_for, start_afresh, synchronize, write_result
 from torch import Tensor, nn
 
-from hornbook.files import write_json
 from hornbook.model.config import ModelConfig
 from hornbook.model.decoder import Decoder
 from hornbook.model.presets import PRESETS
 from hornbook.optim.config import OptimizerConfig
 from hornbook.optim.groups import build_optimizer
-from hornbook.train.machine import device_name
 
 ROOT = Path(__file__).parent.parent
 Make = Callable[[nn.Module], torch.optim.Optimizer]
@@ -133,19 +129,20 @@ def measure_speed(
         nn.init.normal_(parameter, std=0.02)
         parameter.grad = torch.randn_like(parameter)
     optimizer = make(model)
-    before = allocated(device)
+    before = torch.cuda.memory_allocated()
     started = time.perf_counter()
     optimizer.step()
-    synchronize(device)
+    synchronize()
     first = time.perf_counter() - started
-    state = allocated(device) - before
-    reset_peak(device)
+    state = torch.cuda.memory_allocated() - before
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     times, host = [], []
     while len(times) < 20 and (len(times) < 3 or sum(times) < 1.0):
         started = time.perf_counter()
         optimizer.step()
         host.append(time.perf_counter() - started)
-        synchronize(device)
+        synchronize()
         times.append(time.perf_counter() - started)
     return {
         "model": preset,
@@ -155,26 +152,8 @@ def measure_speed(
         "host_ms": round(1e3 * statistics.median(host[1:]), 3),
         "first_s": round(first, 2),
         "state_bytes": state,
-        "temporary_bytes": peak(device) - allocated(device),
+        "temporary_bytes": torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated(),
     }
-
-
-def allocated(device: torch.device) -> int:
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-
-
-def peak(device: torch.device) -> int:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-
-
-def reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 # ----------------------------------------------------------------------------------------- curves
@@ -256,26 +235,21 @@ def attempt(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         row = measure()
     except Exception as error:
         row = {"optimizer": name, "error": f"{type(error).__name__}: {error}"[:300]}
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    torch._dynamo.reset()
+    start_afresh()
     shown = {key: value for key, value in row.items() if key != "losses"}
     print("  ".join(f"{key} {value}" for key, value in shown.items()), flush=True)
     return row
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = parser_for(__doc__)
     parser.add_argument("--only", choices=["speed", "curves"])
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--text", type=Path, nargs="+", default=[ROOT / "src", ROOT / "docs"])
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--match", default="", help="only variants whose name contains this")
     parser.add_argument("--seconds", type=float, default=60, help="of a part, for new variants")
-    parser.add_argument("--tiny", action="store_true", help="a rehearsal on small models")
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     work: dict[str, list[tuple[str, Callable[[], dict[str, Any]]]]] = {"speed": [], "curves": []}
     for preset, name, dtype, make in speed_variants(options.tiny):
         work["speed"].append((name, partial(measure_speed, preset, name, dtype, make, device)))
@@ -293,16 +267,7 @@ def main() -> None:
             if options.match in name and time.monotonic() < deadline
         ]
         table = [{k: str(v) for k, v in row.items() if k != "losses"} for row in rows]
-        result = {
-            "command": f"python benchmarks/optimizers.py {' '.join(sys.argv[1:])}".strip(),
-            "machine": {
-                "gpu" if device.type == "cuda" else "cpu": device_name(device),
-                "torch": torch.__version__,
-            },
-            "rows": rows,
-            "table": table,
-        }
-        write_json(options.out / f"optimizers_{part}.json", result)
+        write_result(options.out, f"optimizers_{part}", {"rows": rows, "table": table})
 
 
 if __name__ == "__main__":

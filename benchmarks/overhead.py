@@ -15,13 +15,9 @@ not count. Writes benchmarks/results/overhead.json.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
-import platform
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,8 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import parser_for, step_lines, synchronize, write_result
 
-from hornbook.files import write_json
 from hornbook.model.config import ModelConfig, ModelSettings
 from hornbook.model.decoder import Decoder
 from hornbook.model.presets import resolve
@@ -42,7 +38,7 @@ from hornbook.tokens.loader import open_source
 from hornbook.tokens.manifest import Manifest, ShardInfo
 from hornbook.tokens.shards import ShardWriter, token_dtype
 from hornbook.train.config import PretrainConfig
-from hornbook.train.machine import FILE, Machine, device_name
+from hornbook.train.machine import FILE, Machine
 from hornbook.train.objective import NextToken, bind
 from hornbook.train.precision import Precision
 from hornbook.train.trainer import Trainer
@@ -84,8 +80,7 @@ def train(
     """Train in `folder`; the lines of the steps."""
     decoder = Decoder(config, torch.Generator().manual_seed(1))
     Trainer(decoder, source, NextToken(), settings, OptimizerConfig(), folder).fit()
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "loss" in line]
+    return step_lines(folder)
 
 
 class Bare:
@@ -106,7 +101,7 @@ class Bare:
         """Mean seconds of a step, of so many after those that settle."""
         for number in range(SETTLE + steps):
             if number == SETTLE:
-                self._wait()
+                synchronize()
                 begin = time.perf_counter()
             self.optimizer.zero_grad(set_to_none=True)
             with self.precision.autocast():
@@ -114,22 +109,16 @@ class Bare:
             (loss / self.weight).backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
-        self._wait()
+        synchronize()
         return (time.perf_counter() - begin) / steps
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_for(__doc__)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--checkpoint-every", type=int, default=250)
     parser.add_argument("--bare-steps", type=int, default=150, help="before, and again after")
     parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     config = model_config(options.tiny)
     settings = PretrainConfig(
@@ -162,9 +151,7 @@ def main() -> None:
     steps = [tokens_per_step / line["tokens_per_second"] for line in lines[SETTLE:]]
     result = {
         "what": "time of a training step in the trainer over that of a bare loop, GPT-2 124M",
-        "command": " ".join(["python", "benchmarks/overhead.py", *sys.argv[1:]]),
-        "machine": machine.describe(options.rows),
-        "system": f"{device_name('cpu')}, torch {torch.__version__}, {platform.platform()}",
+        "settings": machine.describe(options.rows),
         "bare_ms": [before * 1e3, after * 1e3],
         "trainer_ms": trainer * 1e3,
         "overhead": trainer / alone - 1,
@@ -176,7 +163,7 @@ def main() -> None:
         },
         "loader_wait_ms": 1e3 * sum(line["loader_wait"] for line in lines[SETTLE:]) / len(steps),
     }
-    write_json(options.out / "overhead.json", result)
+    write_result(options.out, "overhead", result)
     print(f"bare step: {before * 1e3:.2f} ms before, {after * 1e3:.2f} ms after")
     print(f"trainer: {trainer * 1e3:.2f} ms, median {result['step_ms']['median']:.2f} ms")
     print(f"overhead: {100 * result['overhead']:.2f} %")

@@ -17,18 +17,13 @@ Writes benchmarks/results/plan_accuracy.json (or plan_calibration.json).
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import gc
-import platform
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
+from common import parser_for, start_afresh, write_result
 
-from hornbook.files import write_json
 from hornbook.model.config import ModelConfig
 from hornbook.model.presets import PRESETS
 from hornbook.optim.config import OptimizerConfig
@@ -37,7 +32,6 @@ from hornbook.plan.memory import memory
 from hornbook.plan.setup import Setup
 from hornbook.plan.speed import step_time
 from hornbook.train.config import PretrainConfig
-from hornbook.train.machine import device_name
 from hornbook.train.rehearsal import Rehearsal, rehearse
 
 LENGTH = 1024
@@ -105,11 +99,7 @@ def measure(case: Case) -> dict[str, Any]:
     pretrain = PretrainConfig(
         steps=1, global_batch_tokens=rows * LENGTH, micro_batch=case.micro_batch, **case.pretrain
     )
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    torch.compiler.reset()
+    start_afresh()
     began = time.perf_counter()
     done = rehearse(config, optimizer, pretrain, LENGTH, most_tokens=2**30)
     result = compare(config, optimizer, done)
@@ -191,12 +181,10 @@ def table(measured: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_for(__doc__)
     parser.add_argument("--calibrate", action="store_true", help="the presets to calibrate with")
     parser.add_argument("--seconds", type=float, default=150, help="begin no case after so long")
     parser.add_argument("--only", nargs="*", default=[], help="cases whose names hold one of these")
-    parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     cases = TINY if options.tiny else CALIBRATION if options.calibrate else HELD_OUT
     began = time.perf_counter()
@@ -217,14 +205,6 @@ def main() -> None:
         print(f"{shown}  ({measured[-1]['took_seconds']:.0f} s)", flush=True)
     result = {
         "what": "predictions of `hornbook plan` against real steps at T 1024",
-        "command": "python benchmarks/plan_accuracy.py"
-        + (" --calibrate" if options.calibrate else ""),
-        "machine": {
-            "gpu": device_name("cuda") or None,
-            "cpu": device_name("cpu"),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
         "cases": measured,
         "table": table(measured),
     }
@@ -233,8 +213,8 @@ def main() -> None:
         result["constants"] = constants(good)
         for name, value in result["constants"].items():
             print(f"{name}: {value:.4g}")
-    name = "plan_calibration.json" if options.calibrate else "plan_accuracy.json"
-    write_json(options.out / name, result)
+    name = "plan_calibration" if options.calibrate else "plan_accuracy"
+    write_result(options.out, name, result)
 
 
 if __name__ == "__main__":

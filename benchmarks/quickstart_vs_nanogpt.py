@@ -18,12 +18,10 @@ checkpoint as pickles; they are written and read here only, for the peer.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 import pickle
-import platform
 import re
 import subprocess
 import sys
@@ -32,10 +30,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import parser_for, write_result
 
 from hornbook.documents import read_documents
-from hornbook.files import read_json, write_json
-from hornbook.train.machine import device_name
+from hornbook.files import read_json
 
 README_FLAGS = [
     "--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=10", "--block_size=64",
@@ -114,10 +112,9 @@ def _document_nats(model: torch.nn.Module, tokens: torch.Tensor, block: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_for(__doc__, tiny=False)
     parser.add_argument("--nanogpt", type=Path, required=True, help="a checkout of nanoGPT")
     parser.add_argument("--run", type=Path, default=Path("runs/quickstart"))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     nanogpt = options.nanogpt.resolve()
 
@@ -137,11 +134,6 @@ def main() -> None:
 
     result = {
         "what": "held-out bits per byte after the same training seconds on the same cores",
-        "machine": {
-            "cpu": device_name("cpu"), "cores": os.cpu_count(),
-            "system": f"{platform.system()} {platform.machine()}",
-        },
-        "torch": torch.__version__,
         "seconds": seconds,
         "hornbook": {"bits_per_byte": ours["bits_per_byte"], "tokens": record["summary"]["tokens"]},
         "nanogpt": {
@@ -150,7 +142,7 @@ def main() -> None:
         },
         "ratio": ours["bits_per_byte"] / peer,
     }  # fmt: skip
-    write_json(options.out / "quickstart_vs_nanogpt.json", result)
+    write_result(options.out, "quickstart_vs_nanogpt", result)
     print(json.dumps(result, indent=2))
 
 

@@ -11,7 +11,6 @@ first three. Prints a table, writes scaling.json.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -23,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import parser_for, step_lines, write_result
 
+from hornbook.files import read_json, write_json
 from hornbook.model.config import ModelConfig, ModelSettings
 from hornbook.model.decoder import Decoder
 from hornbook.model.presets import resolve
@@ -119,8 +120,7 @@ def run_case(
     trainer.fit()
     if not world.is_main:
         return {}
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    lines = [line for line in lines if "loss" in line]
+    lines = step_lines(folder)
     new = lines[12:] if after else lines
     return {
         "case": name,
@@ -129,7 +129,7 @@ def run_case(
         "memory_gb": new[-1]["memory_gb"],
         "losses": [line["loss"] for line in lines],
         "seconds": time.perf_counter() - began,
-        "machine": json.loads((folder / "machine.json").read_text()),
+        "machine": read_json(folder / "machine.json"),
     }
 
 
@@ -153,7 +153,7 @@ def work(arguments: argparse.Namespace) -> None:
                 torch.cuda.reset_peak_memory_stats()
             found.append(result)
             if world.is_main:
-                (root / "found.json").write_text(json.dumps(found))
+                write_json(root / "found.json", found)
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -181,12 +181,10 @@ def table(found: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     """Start the processes, wait for them, show what they found."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser = parser_for(__doc__)
     parser.add_argument("--gpus", type=int, default=0, help="0: all")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--limit", type=float, default=150.0, help="seconds; no case begins later")
-    parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -204,11 +202,9 @@ def main() -> int:
         except subprocess.TimeoutExpired:
             print("stopped: a case did not end")
         results = Path(root) / "found.json"
-        found = json.loads(results.read_text()) if results.exists() else []
+        found = read_json(results) if results.exists() else []
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU"
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    record = {"device": device, "torch": torch.__version__, "gpus": gpus, "cases": found}
-    (arguments.out / "scaling.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_result(arguments.out, "scaling", {"device": device, "gpus": gpus, "cases": found})
     print(f"{gpus} x {device}, torch {torch.__version__}")
     print(table(found))
     return 0 if found and not any("error" in result for result in found) else 1

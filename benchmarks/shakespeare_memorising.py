@@ -16,16 +16,14 @@ Writes `shakespeare_memorising.json` into `--out`.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from arena import machine
+from common import parser_for, write_result
 from recipe_run import train
 
 from hornbook.documents import Document, write_documents
-from hornbook.files import write_json
 from hornbook.tokenizer.config import TokenizeConfig
 from hornbook.tokens.tokenize import tokenize
 
@@ -74,11 +72,9 @@ def table(result: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_for(__doc__)
     parser.add_argument("text", type=Path, help="tiny Shakespeare, input.txt")
     parser.add_argument("--rank-file", help="r50k_base.tiktoken, instead of a download")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model, to rehearse on a CPU")
     arguments = parser.parse_args()
     text = arguments.text.read_text(encoding="utf-8")
     cut = text.rindex("\n\n", 0, len(text) * 9 // 10) + 2
@@ -88,8 +84,7 @@ def main() -> None:
         overrides["model"] = {"layers": 2, "width": 32, "heads": 2, "mlp_width": 64, "context": 64}
         overrides["pretrain"] = {"steps": 60, "global_batch_tokens": 64, "evaluate_every": 30,
                                  "evaluate_tokens": 640}  # fmt: skip
-    result: dict[str, Any] = {"machine": machine(), "target": TARGET, "command":
-                              "python benchmarks/shakespeare_memorising.py input.txt"}  # fmt: skip
+    result: dict[str, Any] = {"target": TARGET}
     with tempfile.TemporaryDirectory() as scratch:
         for name, (training, held_out) in folders.items():
             tokens = token_folder(training, held_out, Path(scratch) / name, arguments.rank_file)
@@ -100,7 +95,7 @@ def main() -> None:
             result[name] = {**summary(points), "points": points}
             print(name, summary(points), flush=True)
     result["table"] = table(result)
-    write_json(arguments.out / "shakespeare_memorising.json", result)
+    write_result(arguments.out, "shakespeare_memorising", result)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ is when its numbers were read from the device. Writes benchmarks/results/startup
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -24,7 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hornbook.files import read_json, write_json
+from common import parser_for, write_result
+
+from hornbook.files import read_json
 
 LIMIT_SECONDS = 240.0
 
@@ -72,10 +73,8 @@ def first_step(command: list[str], folder: Path, environment: dict[str, str]) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_for(__doc__)
     parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -100,15 +99,13 @@ def main() -> None:
             (root / run).mkdir(exist_ok=True)
             starts[name] = first_step(command, root / run, environment)
             print(f"{name}: {starts[name]['seconds']:.1f} s {starts[name]['reasons']}", flush=True)
-        machine = json.loads((root / "two" / "machine.json").read_text())
+        chosen = read_json(root / "two" / "machine.json")
     result = {
         "what": "seconds from process start to the end of the first training step, GPT-2 124M",
-        "command": " ".join(["python", "benchmarks/startup.py", *sys.argv[1:]]),
-        "machine": machine,
-        "cores": os.cpu_count(),
+        "chosen": chosen,
         "starts": starts,
     }
-    write_json(options.out / "startup.json", result)
+    write_result(options.out, "startup", result)
 
 
 if __name__ == "__main__":

@@ -23,17 +23,27 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from arena import Options, compare, machine
-from contestants import Settings
+from arena import Options, compare
+from common import parser_for, write_result
+from contestants import PRESETS, Settings
 
-from hornbook.files import write_json
+from hornbook.model.presets import PRESETS as CONFIGS
+from hornbook.plan.rules import what_to_compile
 
-OURS: dict[str, Any] = {"attention": "cudnn", "residual": "bf16"}
+KERNELS: dict[str, Any] = {"attention": "cudnn", "residual": "bf16", "cross_entropy": "fused"}
+"""What the probe is expected to choose on an H100 or H200; `compile` follows from the layers."""
+
 FORTY: dict[str, Any] = {"memory_gb": 40.0, "weights": "bf16", "expandable_segments": True}
+
+
+def ours(work: str, rows: int, micro_batch: int, **other: Any) -> Settings:
+    """hornbook as it sets itself up, but for what is said."""
+    compile = what_to_compile(CONFIGS[PRESETS[work]].layers, sharded=False)
+    return Settings("ours", work, rows, micro_batch, **{**KERNELS, "compile": compile, **other})
+
 
 STEPS = {"124m": 20, "712m": 20, "phi2": 10}
 """Timed steps of a turn; one of Phi-2 takes about 1.2 s."""
@@ -42,7 +52,7 @@ WORKS: dict[str, tuple[str, dict[str, list[Settings]]]] = {
     "124m": (
         "GPT-2 124M, micro-batch 64",
         {
-            "ours": [Settings("ours", "124m", 64, 64, **OURS)],
+            "ours": [ours("124m", 64, 64)],
             "nanogpt": [Settings("nanogpt", "124m", 64, 64)],
             "transformers": [Settings("transformers", "124m", 64, 64)],
         },
@@ -50,10 +60,7 @@ WORKS: dict[str, tuple[str, dict[str, list[Settings]]]] = {
     "712m": (
         "712M, 32 layers x 1296, 24 heads",
         {
-            "ours": [
-                Settings("ours", "712m", 32, 32, **OURS),
-                Settings("ours", "712m", 32, 16, **OURS),
-            ],
+            "ours": [ours("712m", 32, 32), ours("712m", 32, 16)],
             "nanogpt": [
                 Settings("nanogpt", "712m", 32, 16),
                 Settings("nanogpt", "712m", 32, 8),
@@ -65,11 +72,8 @@ WORKS: dict[str, tuple[str, dict[str, list[Settings]]]] = {
         "Phi-2 2.78B within 40 GB",
         {
             "ours": [
-                Settings("ours", "phi2", 32, 8, **FORTY, **OURS, optimizer="adamw8bit"),
-                Settings(
-                    "ours", "phi2", 32, 16, **FORTY, **OURS, optimizer="adamw8bit",
-                    checkpointing="selective",
-                ),
+                ours("phi2", 32, 8, **FORTY, optimizer="adamw8bit"),
+                ours("phi2", 32, 16, **FORTY, optimizer="adamw8bit", checkpointing="selective"),
             ],
             "transformers": [
                 Settings("transformers", "phi2", 32, 4, **FORTY),
@@ -102,9 +106,10 @@ def chosen(lineup: dict[str, list[Settings]], options: argparse.Namespace) -> An
 
 def tiny(settings: Settings) -> Settings:
     """The same in small, for a rehearsal on a CPU: 4 rows of 64 tokens, nothing compiled."""
+    loss = "plain" if settings.cross_entropy == "fused" else settings.cross_entropy
     return dataclasses.replace(
         settings, tiny=True, rows=min(4, settings.rows), micro_batch=min(2, settings.micro_batch),
-        tokens=64, compile="off", attention="auto",
+        tokens=64, compile="off", attention="auto", cross_entropy=loss,
     )  # fmt: skip
 
 
@@ -139,7 +144,7 @@ def table(title: str, contestants: dict[str, dict[str, Any]]) -> list[dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_for(__doc__)
     parser.add_argument("--nanogpt", type=Path, help="nanoGPT's model.py")
     parser.add_argument("--only", default=",".join(WORKS), help="works, e.g. 124m,phi2")
     parser.add_argument("--contestants", default="", help="e.g. ours,nanogpt; default all")
@@ -148,8 +153,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="timed steps a turn")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--start-seconds", type=float, default=300, help="limit for compiling")
-    parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     how = Options(
         rounds=options.rounds,
@@ -163,14 +166,12 @@ def main() -> None:
         compared = compare(chosen(lineup, options), how)
         result = {
             "what": f"training tokens a second and peak memory: {title}, T 1024",
-            "command": " ".join(["python", "benchmarks/train_speed.py", *sys.argv[1:]]),
-            "machine": machine(),
             "steps": how.count,
             "rounds": how.rounds,
             **compared,
             "table": table(title, compared["contestants"]),
         }
-        write_json(options.out / f"train_speed_{work}.json", result)
+        write_result(options.out, f"train_speed_{work}", result)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,7 @@ TINY = [
     "--pretrain.precision", "fp32", "--pretrain.micro_batch", "2",
     "--pretrain.threads", "1", "--pretrain.tensorboard", "false", "--pretrain.sample_tokens", "2",
 ]  # fmt: skip
+ON_CPU = ["--pretrain.device", "cpu"]
 
 
 def test_a_vocabulary_larger_than_the_data_allows(
@@ -158,6 +159,10 @@ def test_a_checkpoint_of_another_architecture(
         (["--pretrain.steps", "0"], "pretrain.steps"),
         (["--pretrain.stop-at-loss", "soon"], "soon"),
         (["--init", "nowhere"], "nowhere"),
+        (["--pretrain.float8", "true", *ON_CPU], "pretrain.float8"),
+        (["--pretrain.attention", "cudnn", *ON_CPU], "pretrain.attention: cudnn is a kernel"),
+        (["--pretrain.cross_entropy", "fused", *ON_CPU], "pretrain.cross_entropy: fused needs"),
+        (["--pretrain.activation_checkpointing", "budget", *ON_CPU], "by the compiler"),
     ],
 )
 def test_a_refused_setting_leaves_the_trained_model_and_its_recipe(

@@ -50,6 +50,11 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], verb:
         assert f"--{section}." in out
 
 
+def test_help_names_the_short_options(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run_main(capsys, "plan", "--help")
+    assert "Short: --gpus." in " ".join(out.split())
+
+
 def test_the_help_of_quickstart_shows_its_own_defaults(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -71,6 +71,10 @@ def build_parser(verb: Verb) -> ArgumentParser:
     verb.arguments(parser)
     for section in verb.sections:
         parser.add_class_arguments(SECTIONS[section], section)
+    for short, option in SHORTHANDS.items():
+        for action in parser._actions:
+            if option in action.option_strings and action.help:
+                action.help += f" Short: {short}."
     if verb.name in built_in_recipes():
         values = read_recipe(find_recipe(verb.name))
         parser.set_defaults(
@@ -132,9 +136,11 @@ def _explained(error: argparse.ArgumentError, parser: ArgumentParser, verb: Verb
     message = str(error)
     unknown = re.search(r"unrecognized arguments: (\S+)", message)
     if unknown is None:
-        return HornbookError(
-            type_problem(message), hint=f"`hornbook {verb.name} --help` lists the settings"
-        )
+        problem = type_problem(message)
+        if re.match(r"\w+: ", problem):
+            problem = f"--{problem}"  # an option of the verb's own, not a setting
+        problem = problem.replace("expected float", "expected a number")
+        return HornbookError(problem, hint=f"`hornbook {verb.name} --help` lists the settings")
     word = unknown.group(1)
     options = [
         option

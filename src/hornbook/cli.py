@@ -257,7 +257,8 @@ VERBS: dict[str, Verb] = {
             "will it fit, how long will it take, what loss to expect, what does it cost",
             "Predict a run before it begins: memory, settings that fit, speed, time, loss and cost;"
             " no GPU needed. --gpus N plans for several. With --write, choose the model: depth,"
-            " width, tokens, batch and learning rate for the hours you have.\n\n"
+            " width, tokens, batch and learning rate for the hours you have. Exit code 2: it does"
+            " not fit.\n\n"
             "  hornbook plan gpt2-124m --gpu h100\n"
             "  hornbook plan phi2-40gb --gpu rtx4090 --gpus 4 --hours 24\n"
             "  hornbook plan quickstart --probe\n"

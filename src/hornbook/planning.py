@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,7 @@ def _recipe(name: str, overrides: dict[str, Any]) -> Recipe:
     if not Path(name).exists() and name not in built_in_recipes():
         raise HornbookError(
             "is neither a recipe, nor a file, nor a model size", where=name,
-            hint=nearest(name, [*built_in_recipes(), *PRESETS]),
+            hint=nearest(name, {*built_in_recipes(), *PRESETS}),
         )  # fmt: skip
     return load_recipe(name, overrides)
 
@@ -158,8 +159,6 @@ def _wishes(arguments: Namespace, recipe: Recipe) -> tuple[ModelConfig, Wishes]:
         "gpus": max(1, pretrain.gpus),
         "sharding": "fsdp" if pretrain.sharding == "hsdp" else pretrain.sharding,
     }
-    if given["gpus"] == 1:
-        given["sharding"] = "none"
     return config, Wishes(**given)
 
 
@@ -210,7 +209,7 @@ def _horizon(arguments: Namespace, recipe: Recipe) -> Horizon:
 def _run_folder(arguments: Namespace) -> Path:
     """The run directory that was named, where one was."""
     named = Path(arguments.recipe)
-    is_run = arguments.recipe not in built_in_recipes() and (named / "recipe.yaml").is_file()
+    is_run = arguments.recipe not in ("", *built_in_recipes()) and (named / "recipe.yaml").is_file()
     return named if is_run else Path("no run directory")
 
 
@@ -235,6 +234,7 @@ def _design(
     import yaml
 
     from hornbook.files import write_text
+    from hornbook.plan.predict import predict
     from hornbook.plan.write import design
 
     out = Path(arguments.write)
@@ -246,12 +246,24 @@ def _design(
     check_keys(overrides, Recipe, "command line")
     values = merge(made.values, overrides)
     recipe = build_recipe(values, str(out))
-    header = f"# hornbook plan --write {out.name} --hours {arguments.hours:g}: {made.note}.\n"
+    prediction = made.prediction
+    beyond = merge(overrides, {"pretrain": {"gpus": 0}}) != {"pretrain": {"gpus": 0}}
+    if beyond:  # what was chosen is not all that the recipe says
+        plain = arguments.clone()
+        plain.hours = 0.0
+        horizon = _horizon(plain, recipe)
+        config, wishes = _wishes(plain, recipe)
+        _check_device(wishes, device)
+        prediction = predict(recipe.name, config, wishes, device, horizon, arguments.price)
+    words = ["--write", out.name, "--hours", f"{arguments.hours:g}", "--gpu", arguments.gpu]
+    words += ["--gpus", str(gpus)] if gpus > 1 else []
+    words += ["--text", arguments.text] if arguments.text else []
+    header = f"# hornbook plan {shlex.join(words)}: {made.note}.\n"
     write_text(out, header + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     hint = f"written to {out}: hornbook run {out}"
     if not arguments.text:
         hint += " --prepare.inputs YOUR-TEXT"
-    return made.prediction, f"{made.note[0].upper()}{made.note[1:]}.\n{hint}", recipe
+    return prediction, f"{made.note[0].upper()}{made.note[1:]}.\n{hint}", recipe
 
 
 def _rehearsed(prediction: Prediction, recipe: Recipe) -> Prediction:

@@ -23,6 +23,7 @@ from hornbook.run import RunDirectory, StageRecord, digest, now, versions
 if TYPE_CHECKING:
     from hornbook.model.decoder import Decoder
     from hornbook.tokenizer.tokenizer import Tokenizer
+    from hornbook.train.config import PretrainConfig
     from hornbook.train.state import Outcome
 
 
@@ -229,6 +230,39 @@ def check_settings(recipe: Recipe, run: RunDirectory, names: Sequence[str]) -> N
     tokenizer = tokens_folder(recipe, run) / "tokenizer" / "tokenizer.json"
     size = Tokenizer.load(tokenizer).size if tokenizer.exists() else SOME_VOCABULARY
     check_pretrain(recipe.model, recipe.optimizer, recipe.pretrain, recipe.generate, size)
+    record = run.record("pretrain")
+    wanted = json.loads(json.dumps(dataclasses.asdict(recipe.pretrain)))
+    if not (record and record.outcome == "done" and record.settings.get("pretrain") == wanted):
+        _check_processor(recipe.pretrain)
+
+
+def _check_processor(config: PretrainConfig) -> None:
+    """Refuse what was asked for by name and only a GPU has, where training is on a CPU."""
+    from hornbook.train.machine import pick_device
+
+    if config.device == "cuda" or (config.device == "auto" and config.gpus > 1):
+        return
+    if pick_device(config.device).type != "cpu":
+        return
+    uncompiled = config.compile in ("auto", "off")
+    automatic = "Set it to auto"
+    refused = {
+        "float8": (config.float8, "a CPU has no products in 8 bits", "Set it to false"),
+        "attention": (
+            config.attention in ("cudnn", "efficient"),
+            f"{config.attention} is a kernel for GPUs",
+            automatic,
+        ),
+        "cross_entropy": (config.cross_entropy == "fused", "fused needs a CUDA GPU", automatic),
+        "activation_checkpointing": (
+            config.activation_checkpointing == "budget" and uncompiled,
+            "a budget is kept by the compiler, and nothing is compiled",
+            "Set pretrain.compile to on, or take selective",
+        ),
+    }
+    for name, (wrong, what, hint) in refused.items():
+        if wrong:
+            raise HornbookError(what, where=f"pretrain.{name}", hint=hint)
 
 
 def run_stages(

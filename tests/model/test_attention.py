@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 
 from hornbook.model import attention as module
 from hornbook.model.attention import attention, attention_reference, document_mask
+from hornbook.model.kernels import kernels_work
 
 
 def draw(heads: int, kv_heads: int, tokens: int, slots: int, head_dim: int = 8):
@@ -104,3 +108,31 @@ def test_padding_gives_finite_gradients(family, tiny_decoder):
     for name, parameter in decoder.named_parameters():
         assert parameter.grad.isfinite().all(), name
     decoder.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "takes"),
+    [
+        ((7, 5), torch.float16, False),  # a T4: no flash, and the efficient kernel refuses groups
+        ((8, 0), torch.float16, True),
+        ((9, 0), torch.float32, False),
+    ],
+)
+def test_heads_are_repeated_where_no_fast_kernel_takes_groups(
+    capability, dtype, takes, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    query = SimpleNamespace(is_cuda=True, dtype=dtype, device=torch.device("cuda"))
+    assert module._takes_groups(query) == takes
+
+
+def test_what_a_device_can_is_a_constant_of_a_compiled_graph(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    torch.compiler.reset()
+
+    @functools.partial(torch.compile, fullgraph=True, backend="eager")
+    def compiled(x):
+        old = module._capability(x.device) < module.FLASH_CAPABILITY
+        return x + (2 if old and not kernels_work(x.device) else 1)
+
+    assert compiled(torch.zeros(1)).item() == 2

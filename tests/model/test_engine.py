@@ -122,8 +122,10 @@ def test_full_checkpointing_keeps_the_blocks_inputs(tiny_decoder):
     assert full < plain / 5
 
 
-def test_selective_checkpointing_repeats_only_the_widest_products(tiny_decoder):
-    decoder = tiny_decoder("gpt2")
+@pytest.mark.parametrize(("family", "parts"), [("gpt2", 1), ("llama", 2)])
+def test_selective_checkpointing_repeats_only_the_widest_products(family, parts, tiny_decoder):
+    # (Of this llama, queries, keys and values together are wider than `mlp_width`.)
+    decoder = tiny_decoder(family, kv_heads=4)
     flops = {}
     for mode in ("none", "selective"):
         decoder.engine = Engine(checkpointing=mode)
@@ -132,7 +134,7 @@ def test_selective_checkpointing_repeats_only_the_widest_products(tiny_decoder):
             loss.backward()
         flops[mode] = counter.get_total_flops()
     config = decoder.config
-    up = 2 * IDS.numel() * config.width * config.mlp_width
+    up = 2 * IDS.numel() * config.width * config.mlp_width * parts
     assert flops["selective"] - flops["none"] == config.layers * up
 
 

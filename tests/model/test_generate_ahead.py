@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ import torch
 from hornbook.errors import HornbookError
 from hornbook.model import generate as module
 from hornbook.model.config import GenerateConfig, ModelConfig
-from hornbook.model.decode import decoded, kernels_work, narrowed
+from hornbook.model.decode import decoded, narrowed
 from hornbook.model.decoder import Decoder
 from hornbook.model.generate import Generator, generate
+from hornbook.model.kernels import _tried, kernels_work
 from hornbook.tokenizer.assemble import AddedToken, tokenizer_json
 from hornbook.tokenizer.tokenizer import Tokenizer
 
@@ -172,5 +174,34 @@ def test_learned_positions_end_with_the_context(bytes_tokenizer) -> None:
 
 def test_without_a_working_triton_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     """On a CPU it is missing, or refuses the tensors."""
-    assert not kernels_work.__wrapped__(torch.device("cpu"))
-    assert "decoding without Triton kernels, more slowly:" in capsys.readouterr().err
+    assert not kernels_work(torch.device("cpu"))
+    assert capsys.readouterr().err == "", "nobody expects them there"
+    assert not _tried.__wrapped__(torch.device("cpu"))
+    assert "without Triton kernels, more slowly:" in capsys.readouterr().err
+
+
+def test_bfloat16_on_a_gpu_without_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    weight = SimpleNamespace(is_cuda=True, dtype=torch.float32)
+    assert module._dtype(weight, "auto") == torch.float32
+    with pytest.raises(HornbookError, match=r"generate\.precision: this GPU has no bf16"):
+        module._dtype(weight, "bf16")
+
+
+def test_a_copy_of_weights_that_are_spread_out(
+    tiny_decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of_bytes(tiny_decoder)
+    expected = narrowed(model, torch.bfloat16).state_dict()
+    whole = {  # as DTensors are: only `full_tensor` gives the numbers
+        name: SimpleNamespace(full_tensor=lambda tensor=tensor: tensor.clone())
+        for name, tensor in model.state_dict().items()
+    }
+    monkeypatch.setattr(model, "state_dict", lambda: whole)
+    first = narrowed(model, torch.bfloat16)
+    with torch.no_grad():
+        first.embedding.weight.zero_()
+    assert narrowed(model, torch.bfloat16, first) is first
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, expected[name])
+    assert narrowed(model, torch.float32) is not model

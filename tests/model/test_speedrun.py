@@ -242,6 +242,8 @@ def test_each_trick_can_be_turned_off_in_a_recipe():
     assert not (config.key_shift or config.smear or config.value_embeddings)
     with pytest.raises(HornbookError, match="value_embeddings must be 0 to 6"):
         resolve(ModelSettings(preset="speedrun-85m", value_embeddings=7), 300)
+    with pytest.raises(HornbookError, match="width must be at least 24 with smear"):
+        resolve(ModelSettings(preset="speedrun-85m", width=16, heads=2), 300)
 
 
 def test_shifting_keys_of_one_head_shifts_none():

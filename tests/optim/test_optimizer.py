@@ -71,49 +71,6 @@ def test_a_skipped_step_changes_nothing(
 
 
 @every_kind
-def test_gradients_are_divided_by_the_scale(config: OptimizerConfig) -> None:
-    results = []
-    for scale in (1.0, 1024.0):
-        model = tiny_decoder(**WIDE)
-        optimizer = build_optimizer(model, config, CPU)
-        optimizer.found_inf, optimizer.grad_scale = torch.tensor(0.0), torch.tensor(scale)
-        for step in range(2):
-            give_gradients(model, step)
-            for parameter in model.parameters():
-                assert parameter.grad is not None
-                parameter.grad *= scale
-            optimizer.step()
-        results.append(snapshot(model, optimizer))
-    assert same(*results)
-
-
-@every_kind
-def test_grad_scaler_skips_overflows_and_unscales(config: OptimizerConfig) -> None:
-    model, plain = tiny_decoder(**WIDE), tiny_decoder(**WIDE)
-    optimizer, reference = (build_optimizer(m, config, CPU) for m in (model, plain))
-    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
-    before = [p.detach().clone() for p in model.parameters()]
-    for step, overflow in enumerate((True, False, False)):
-        give_gradients(model, step)
-        give_gradients(plain, step)
-        scaler.scale(torch.zeros(()))  # makes the scale's tensor
-        for parameter in model.parameters():
-            assert parameter.grad is not None
-            parameter.grad *= scaler.get_scale()
-        if overflow:
-            next(iter(model.parameters())).grad[0, 0] = float("inf")  # type: ignore[index]
-        else:
-            reference.step()
-        scaler.step(optimizer)
-        scaler.update()
-        if overflow:
-            assert same([p.detach() for p in model.parameters()], before)
-    assert scaler.get_scale() == 128.0
-    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
-@every_kind
 def test_state_bytes_are_those_of_the_real_state(config: OptimizerConfig) -> None:
     for family in ("gpt2", "phi", "qwen3"):
         changes: dict[str, Any] = {**WIDE, "tied": family == "gpt2"}

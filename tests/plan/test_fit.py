@@ -8,11 +8,9 @@ import pytest
 
 from hornbook.model.presets import PRESETS
 from hornbook.optim.config import OptimizerConfig
-from hornbook.plan import fit
 from hornbook.plan.device import Device, find_device
-from hornbook.plan.fit import choose, remedies, smallest
+from hornbook.plan.fit import choose, memory_limit, remedies, smallest
 from hornbook.plan.setup import Wishes
-from hornbook.train import probe, probe_memory
 
 PHI2, GPT2 = PRESETS["phi2"], PRESETS["gpt2-124m"]
 HALF_MILLION = Wishes(1024, 524288)
@@ -20,12 +18,6 @@ HALF_MILLION = Wishes(1024, 524288)
 
 def a_gpu_of(gigabytes: float) -> Device:
     return dataclasses.replace(find_device("h100"), memory=gigabytes * 1e9)
-
-
-def test_the_rules_are_those_of_training() -> None:
-    for name in ("GPU_MEMORY_SHARE", "GPU_TOKENS", "FILLING_TOKENS", "CPU_TOKENS", "CPU_LOGITS"):
-        assert getattr(fit, name) == getattr(probe_memory, name), name
-    assert fit.REGIONAL_LAYERS == probe.REGIONAL_LAYERS
 
 
 def test_nothing_is_given_up_where_there_is_room() -> None:
@@ -42,7 +34,7 @@ def test_the_less_memory_the_smaller_and_the_more_is_computed_again() -> None:
     for gigabytes in (80, 40, 30, 20, 15):
         choice = choose(PRESETS["gpt2-712m"], HALF_MILLION, a_gpu_of(gigabytes))
         assert choice is not None
-        assert choice.memory.peak <= fit.GPU_MEMORY_SHARE * gigabytes * 1e9
+        assert choice.memory.peak <= memory_limit(a_gpu_of(gigabytes), choice.setup)
         tokens.append(choice.setup.micro_batch)
         given_up.append(order.index(choice.setup.engine.checkpointing))
     assert given_up == sorted(given_up)
@@ -118,3 +110,25 @@ def test_many_gpus_copy_what_fits_and_share_out_what_does_not() -> None:
     assert large is not None
     assert (small.setup.sharding, large.setup.sharding) == ("ddp", "fsdp")
     assert small.setup.micro_batches == 512 // (4 * small.setup.micro_batch)
+    # Gathered block by block, so compiled by the block, however few there are.
+    assert (small.setup.engine.compile, large.setup.engine.compile) == ("on", "regional")
+    wishes = dataclasses.replace(HALF_MILLION, gpus=4, sharding="fsdp")
+    sharded = choose(GPT2, wishes, gpu)
+    assert sharded is not None
+    assert sharded.setup.engine.compile == "regional"
+
+
+def test_micro_batches_are_alike_as_training_cuts_them() -> None:
+    wishes = Wishes(1024, 96 * 1024)
+    choice = choose(GPT2, wishes, find_device("h200"))
+    assert choice is not None
+    assert choice.setup.micro_batch == 48  # not 64 and 32
+
+
+@pytest.mark.parametrize("gigabytes", [10, 15, 20, 24, 40])
+def test_a_remedy_that_fits_is_one_that_would_be_chosen(gigabytes: float) -> None:
+    device = a_gpu_of(gigabytes)
+    for remedy in remedies(PHI2, HALF_MILLION, device):
+        if remedy.fits and "adamw8bit" in remedy.change:
+            optimizer = OptimizerConfig(kind="adamw8bit")
+            assert choose(PHI2, dataclasses.replace(HALF_MILLION, optimizer=optimizer), device)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from hornbook.model import cross_entropy
 from hornbook.model.config import ModelConfig
 from hornbook.model.count import parameters
 from hornbook.model.decoder import Decoder
@@ -16,6 +17,7 @@ from hornbook.model.engine import Checkpointing, Engine
 from hornbook.model.presets import PRESETS
 from hornbook.optim.config import OptimizerConfig
 from hornbook.optim.memory import state_bytes as real_state_bytes
+from hornbook.plan import memory as memory_module
 from hornbook.plan.matrices import products, state_bytes
 from hornbook.plan.memory import block_bytes, kept_bytes, memory
 from hornbook.plan.setup import Setup
@@ -195,3 +197,7 @@ def test_gradients_count_twice_where_several_micro_batches_are_compiled_as_one_g
     by_block = memory(model, Setup(1024, 8, 1, weights="bf16", engine=regional))
     assert often.peak > once.peak + 0.9 * once.gradients
     assert by_block.peak < often.peak
+
+
+def test_chunks_are_those_of_the_loss() -> None:
+    assert memory_module.CHUNK_LOGITS == cross_entropy.CHUNK_LOGITS

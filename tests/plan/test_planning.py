@@ -92,7 +92,7 @@ def test_what_does_not_fit_says_what_would_and_exits_with_2(
         (["gtp2-124m"], "Did you mean 'gpt2-124m'?"),
         (["gpt2-124m", "--gpu", "h10"], "Did you mean 'h100'?"),
         (["gpt2-124m", "--gpu", "h100", "--hours", "-1"], "--hours: must be 0 or more"),
-        (["gpt2-124m", "--gpu", "h100", "--hours", "nan"], "hours: expected float, got nan"),
+        (["gpt2-124m", "--gpu", "h100", "--hours", "nan"], "--hours: expected a number, got nan"),
         (["gpt2-124m", "--gpu", "h100", "--hours", "1", "--tokens", "5"], "twice"),
         (["gpt2-124m", "--gpu", "h100", "--price", "-3"], "--price: must be"),
         (["gpt2-124m", "--gpu", "h100", "--probe"], "--probe runs on this machine"),
@@ -123,6 +123,18 @@ def some_text(folder: Path) -> Path:
     sentences = [f"The {n % 97}th of {n % 13} birds sang {n % 7} songs.\n\n" for n in range(6000)]
     path.write_text("".join(sentences))
     return path
+
+
+def test_settings_given_with_write_are_planned_for_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "mine.yaml"
+    words = ("--write", str(out), "--hours", "1", "--gpu", "h100", "--model.layers", "2")
+    code, shown, _ = run(capsys, *words)
+    assert code == 0
+    assert "2 layers" in shown
+    assert load_recipe(str(out)).model.layers == 2
+    assert "--hours 1 --gpu h100:" in out.read_text().splitlines()[0]
 
 
 @pytest.mark.timeout(600)

@@ -75,6 +75,7 @@ def test_two_gpus_are_nearly_twice_as_fast_and_never_more() -> None:
     alone = rate(1, "none")
     for sharding in ("ddp", "fsdp"):
         assert 1.8 * alone < rate(2, sharding) <= 2.05 * alone
+    assert rate(2, "ddp") < 2 * alone, "a step that is one graph exchanges when it has ended"
 
 
 def test_a_faster_gpu_is_faster() -> None:

@@ -61,6 +61,8 @@ def test_batches_grow_slowly_and_leave_enough_steps() -> None:
     assert sizes == sorted(sizes)
     assert all(size == 2 ** int(math.log2(size)) for size in sizes)
     assert batch_tokens(1.3e9, 1024, H100) == 2**19
+    assert batch_tokens(1.3e9, 1024, H100, gpus=8) == 2**19, "it is that of all GPUs together"
+    assert batch_tokens(1e7, 1024, H100, gpus=8) == 8 * batch_tokens(1e7, 1024, H100)
     assert batch_tokens(3e6, 256, find_device("cpu")) <= 2 * 3e6 / LEAST_STEPS
 
 

@@ -146,17 +146,6 @@ def test_tensors_are_split_into_files_and_found_again(tmp_path: Path, monkeypatc
     assert_same(model, other)
 
 
-def test_compiled_model_is_saved_under_its_plain_names(tmp_path: Path) -> None:
-    model, optimizer = trained()
-    store = CheckpointStore(tmp_path)
-    store.save(3, torch.compile(model), optimizer, {}, random_state(), wait=True)
-    checkpoint = store.latest()
-    assert checkpoint is not None
-    other, other_optimizer = trained(0, seed=1)
-    store.load(checkpoint, other, other_optimizer)
-    assert_same(model, other)
-
-
 def test_state_of_narrow_and_whole_numbers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     wide = dataclasses.replace(CONFIG, width=256)

@@ -242,12 +242,13 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], int]:
     return most
 
 
-def chosen(rows: int, **settings: Any) -> Machine:
+def chosen(rows: int, engine: Engine = Engine(), **settings: Any) -> Machine:  # noqa: B008
     """The choices for a step of so many rows."""
     trial = a_trial(rows)
     optimizer = build_optimizer(trial.model, OptimizerConfig(), CPU)
     trial.device = torch.device("cuda")
-    machine = some_machine(device="cuda", compile="on")
+    machine = some_machine(device="cuda")
+    machine.use(replace(engine, compile="on"))
     config = replace(PRETRAIN, **{"micro_batch": 0, **settings})
     choose_memory(config, machine, trial, Precision("fp32", CPU), optimizer)
     assert not optimizer.state and machine.compile == "on"
@@ -282,6 +283,14 @@ def test_what_is_asked_for_is_not_given_up(memory: dict[tuple[str, str], int]) -
     assert chosen(64, micro_batch=32).checkpointing == "selective"
     machine = chosen(64, micro_batch=64)
     assert (machine.checkpointing, machine.micro_batches) == ("full", [[1, 64]])
+
+
+def test_a_budget_is_tried_with_selective_checkpointing(
+    memory: dict[tuple[str, str], int],
+) -> None:
+    memory["selective", "plain"] = 8
+    machine = chosen(64, activation_checkpointing="budget", engine=Engine(checkpointing="budget"))
+    assert (machine.checkpointing, machine.micro_batches) == ("budget", [[1, 8]])
 
 
 def test_one_row_that_does_not_fit_is_said(memory: dict[tuple[str, str], int]) -> None:

@@ -177,6 +177,10 @@ def test_a_loss_that_is_no_number_names_step_and_rows_and_changes_nothing(value:
     with pytest.raises(NotFinite, match=r"step 7: the loss is (nan|inf) in rows 1004-1007"):
         one.do(7, CountingRows().rows(0, 8), 4, rows=(1000, 1008))
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    # One of two processes has half of the rows, and does not know whose loss it was.
+    _, one = stepper(Odd(2, value))
+    with pytest.raises(NotFinite, match=r"rows 1000-1015"):
+        one.do(7, CountingRows().rows(0, 8), 4, rows=(1000, 1016))
 
 
 def test_a_gradient_that_is_no_number_names_the_cause() -> None:

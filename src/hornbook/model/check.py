@@ -6,7 +6,7 @@ In: a config. Out: nothing, or a `HornbookError` that names the setting.
 from __future__ import annotations
 
 from hornbook.errors import HornbookError, nearest
-from hornbook.model.config import DROPOUTS, ModelConfig
+from hornbook.model.config import DROPOUTS, GATE_WIDTH, ModelConfig
 from hornbook.model.families import FAMILIES
 
 COUNTS = (
@@ -19,7 +19,6 @@ COUNTS = (
     "width",
     "mlp_width",
 )
-
 
 TRICKS = ("key_shift", "smear", "value_embeddings")
 
@@ -52,6 +51,11 @@ def check(config: ModelConfig) -> None:
     )
     _demand(
         config.embedding_std is None or config.embedding_std > 0, "embedding_std", "must be > 0"
+    )
+    _demand(
+        not config.smear or config.width >= GATE_WIDTH,
+        "width",
+        f"must be at least {GATE_WIDTH} with smear",
     )
     most = config.layers // 2
     _demand(

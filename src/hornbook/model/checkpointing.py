@@ -32,6 +32,7 @@ ATTENTION = (
     torch.ops.aten._scaled_dot_product_flash_attention.default,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_attention_math_for_mps.default,
     torch.ops.higher_order.flex_attention,
 )
 """Always kept: of all operations the dearest to repeat, for the smallest output."""
@@ -45,20 +46,20 @@ PRODUCTS = {
 
 
 def checkpointed(
-    function: Callable[..., Tensor], mode: Checkpointing, mlp_width: int, *arguments: Any
+    function: Callable[..., Tensor], mode: Checkpointing, inner_width: int, *arguments: Any
 ) -> Tensor:
     """`function(*arguments)`, keeping for its backward pass what `mode` says.
 
     Args:
         function: a block's forward pass.
         mode: `none` and `budget` (which the compiler sees to) keep what autograd keeps.
-        mlp_width: products with at least so many columns are not kept by `selective`.
+        inner_width: columns of the MLP's first product; such wide ones `selective` does not keep.
         arguments: of the function.
     """
     if mode == "full":
         return checkpoint(function, *arguments, use_reentrant=False)  # type: ignore[no-any-return]
     if mode == "selective":
-        contexts = partial(create_selective_checkpoint_contexts, partial(_policy, mlp_width))
+        contexts = partial(create_selective_checkpoint_contexts, partial(_policy, inner_width))
         return checkpoint(  # type: ignore[no-any-return]
             function, *arguments, use_reentrant=False, context_fn=contexts
         )
@@ -82,12 +83,12 @@ def _is_not_notice(record: logging.LogRecord) -> bool:
 
 
 def _policy(
-    mlp_width: int, _context: Any, operation: Any, *arguments: Any, **_options: Any
+    inner_width: int, _context: Any, operation: Any, *arguments: Any, **_options: Any
 ) -> CheckpointPolicy:
-    """Keep attention, and products narrower than the MLP."""
+    """Keep attention, and products narrower than the MLP's."""
     if operation in ATTENTION:
         return CheckpointPolicy.MUST_SAVE
     matrix = PRODUCTS.get(operation)
-    if matrix is not None and arguments[matrix].shape[1] < mlp_width:
+    if matrix is not None and arguments[matrix].shape[1] < inner_width:
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE

@@ -11,13 +11,13 @@ The whole is one custom operation, so that a compiled graph stays whole around i
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hornbook.model.kernels import kernels_work
 from hornbook.tokens.batch import IGNORE
 
 CHUNK_LOGITS = 2**28
@@ -51,8 +51,8 @@ def linear_cross_entropy(
 
 
 def has_kernel(device: torch.device) -> bool:
-    """Whether the Triton kernel can run on this device: CUDA, with Triton installed."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    """Whether the Triton kernel runs on this device."""
+    return bool(kernels_work(device))
 
 
 def softmax_gradient(logits: Tensor, targets: Tensor, vocabulary: int) -> Tensor:

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from hornbook.model.cache import KeyValueCache
 from hornbook.model.config import GenerateConfig
 from hornbook.model.decoder import Decoder
+from hornbook.model.kernels import kernels_work
 from hornbook.model.sampling import next_tokens, next_tokens_by_kernel, random_numbers
-from hornbook.progress import warn
 
 STEPS_AHEAD = 4
 """Steps that a GPU is ahead of the host. One would do if the host never stumbled; each more wastes
@@ -72,7 +72,7 @@ class DecodeStep:
         self._seen: Tensor | None = None
         if config.repetition_penalty != 1:
             self._seen = torch.zeros(rows, vocabulary, dtype=torch.bool, device=device)
-        cache.kernels = device.type == "cuda" and kernels_work(device)
+        cache.kernels = kernels_work(device)
         self._eager = EAGER_STEPS
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -229,36 +229,20 @@ def narrowed(model: Decoder, dtype: torch.dtype, before: Decoder | None = None) 
         sharded = any(hasattr(tensor, "full_tensor") for tensor in weights.values())
         if model.embedding.weight.dtype == dtype and not sharded:
             return model
-        if sharded:
-            weights = {name: tensor.full_tensor() for name, tensor in weights.items()}
+
+        def whole(name: str) -> Tensor:
+            # One at a time: all of them in float32 may not fit beside what training holds.
+            tensor: Tensor = weights[name].full_tensor() if sharded else weights[name]
+            return tensor.to(dtype)
+
         device = model.embedding.weight.device
         if before is not None:
             there = before.embedding.weight
-            if there.dtype != dtype or there.device != device:
-                before = None
-        if before is not None:
-            for name, tensor in before.state_dict().items():
-                tensor.copy_(weights[name])
-            return before
+            if (there.dtype, there.device) == (dtype, device):
+                for name, tensor in before.state_dict().items():
+                    tensor.copy_(whole(name))
+                return before
         narrow = Decoder(model.config, initialise=False)
-        narrow.load_state_dict(
-            {name: tensor.to(dtype) for name, tensor in weights.items()}, assign=True
-        )
+        narrow.load_state_dict({name: whole(name) for name in weights}, assign=True)
         narrow.lm_head.to(dtype)  # the mask of its padding too
         return narrow.to(device).eval()
-
-
-@functools.cache
-def kernels_work(device: torch.device) -> bool:
-    """Whether the Triton kernels can be compiled and run on this GPU; a warning says why not."""
-    try:
-        from hornbook.model.decode_kernels import draw
-
-        draw(
-            torch.zeros(1, 8, device=device), torch.zeros(1, dtype=torch.int64, device=device),
-            temperature=1.0, top_p=0.5, min_p=0.0,
-        )  # fmt: skip
-    except Exception as error:  # a missing compiler, driver or header comes as any of many types
-        warn(f"decoding without Triton kernels, more slowly: {error}".splitlines()[0])
-        return False
-    return True

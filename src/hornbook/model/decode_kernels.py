@@ -9,12 +9,12 @@ The plain forms are `LayerCache.update` with `attention`, and `sampling.next_tok
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from hornbook.model.kernels import multiprocessors
 
 SLOTS_AT_ONCE, ATTEND_WARPS = 128, 4
 """Cache slots that a program reads in one go, and its warps. Reckoned, not measured yet."""
@@ -121,7 +121,7 @@ def attend(
     cosines, sines = (positions, positions) if rotation is None else rotation
     padded = triton.next_power_of_2(head_dim)
     block, warps = SLOTS_AT_ONCE, ATTEND_WARPS
-    if rows * heads < _processors(query.device):
+    if rows * heads < multiprocessors(query.device):
         block, warps = max(1, NUMBERS_ALONE // padded), ALONE_WARPS
     _attend[(rows, heads)](
         query, key, value, keys, values, positions, cosines, sines, out,
@@ -132,14 +132,6 @@ def attend(
         padded=padded, block=block, num_warps=warps,
     )  # fmt: skip
     return out
-
-
-@functools.cache
-def _processors(device: torch.device) -> int:
-    if device.type != "cuda":  # Triton's interpreter
-        return 1
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return count
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hornbook.errors import HornbookError
-from hornbook.model.attention import Attention, Mask, document_blocks, document_mask
+from hornbook.model.attention import (
+    SMALLEST_FLEXIBLE_HEAD,
+    Attention,
+    Mask,
+    document_blocks,
+    document_mask,
+)
 from hornbook.model.cache import KeyValueCache, LayerCache
 from hornbook.model.check import check
 from hornbook.model.checkpointing import checkpointed
@@ -23,6 +29,7 @@ from hornbook.model.config import ModelConfig
 from hornbook.model.cross_entropy import linear_cross_entropy
 from hornbook.model.engine import COMPILER_OPTIONS, Engine
 from hornbook.model.families import FAMILIES, Architecture
+from hornbook.model.kernels import kernels_work
 from hornbook.model.layers import Embedding, GeluMLP, OutputHead, build_mlp, build_norm
 from hornbook.model.lookback import Smear, ValueEmbeddings
 from hornbook.model.rotary import Rotary, Rotation
@@ -42,7 +49,7 @@ class Block(nn.Module):
         self.attention = Attention(config, architecture)
         self.mlp_norm = None if architecture.parallel else build_norm(config, architecture)
         self.mlp = build_mlp(config, architecture)
-        self.mlp_width = config.mlp_width
+        self.inner_width = config.mlp_width * (2 if architecture.mlp == "swiglu" else 1)
         self.dropout = nn.Dropout(config.residual_dropout)
 
     def forward(
@@ -70,7 +77,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """`layers`, keeping for the backward pass what `engine.checkpointing` says."""
         arguments = (x, rotation, mask, None, engine, extra_value)
-        return checkpointed(self.layers, engine.checkpointing, self.mlp_width, *arguments)
+        return checkpointed(self.layers, engine.checkpointing, self.inner_width, *arguments)
 
     def layers(
         self,
@@ -275,11 +282,16 @@ class Decoder(nn.Module):
                 where="data.document_mask",
                 hint="Set it to false, or train a model of a stock family",
             )
-        # flex_attention has a backward pass on CUDA alone, no dropout, and is compiled each shape.
-        flexible = documents.is_cuda and self.training and not self.config.attention_dropout
-        if flexible and self.engine.attention != "math":
-            return document_blocks(documents)
-        return document_mask(documents)
+        # flex_attention has a backward pass on CUDA alone, no dropout, no small heads, and is
+        # compiled for each shape, by Triton.
+        flexible = (
+            self.training
+            and self.engine.attention != "math"
+            and not self.config.attention_dropout
+            and self.config.head_dim >= SMALLEST_FLEXIBLE_HEAD
+            and kernels_work(documents.device)
+        )
+        return document_blocks(documents) if flexible else document_mask(documents)
 
     def _embed(self, ids: Tensor, positions: Tensor | None) -> Tensor:
         """Token embeddings (or those given), with learned positions added where there are any."""

@@ -8,13 +8,12 @@ This module needs Triton; import it only where `cross_entropy.has_kernel` holds.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from hornbook.model.kernels import multiprocessors
 from hornbook.tokens.batch import IGNORE
 
 VECTOR = 8
@@ -49,15 +48,6 @@ def softmax_gradient(logits: Tensor, targets: Tensor, vocabulary: int) -> Tensor
         num_warps=WARPS,
     )
     return losses
-
-
-@functools.cache
-def multiprocessors(device: torch.device) -> int:
-    """Of a GPU; 1 for the CPU, on which kernels are interpreted."""
-    if device.type != "cuda":
-        return 1
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return count
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -6,17 +6,20 @@ x -> inner, and of the backward pass the one that leads from the output to `inne
 of the result before it is written, GELU costs no pass over `inner`, the widest activations; the
 backward pass also finds gelu(inner) again on its way, so that no more is kept than without fusing.
 
-The two are custom operations, so that a compiled graph stays whole around them.
+The two are custom operations, so that a compiled graph stays whole around them. It is off by
+default: on an H200, 124M and 64 rows of 1,024 took 111.6 instead of 112.0 ms forward and backward,
+and 22.4 instead of 27.3 GB.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from hornbook.model.kernels import kernels_work
 
 CAPABILITY = (9, 0)
 """GPUs from here on have the tensor memory accelerator, which the kernels load and store by."""
@@ -49,7 +52,7 @@ def has_kernel(x: Tensor, width: int, mlp_width: int) -> bool:
         and x.dtype in (torch.bfloat16, torch.float16)
         and width % ALIGNMENT == 0 == mlp_width % ALIGNMENT
         and torch.cuda.get_device_capability(x.device) >= CAPABILITY
-        and importlib.util.find_spec("triton") is not None
+        and kernels_work(x.device)
     )
 
 

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from hornbook.model.fused_cross_entropy import multiprocessors
+from hornbook.model.kernels import multiprocessors
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Tiling:
 UP = Tiling(128, 128, 64, warps=4, stages=3, programs=2)
 DOWN = Tiling(128, 128, 64, warps=4, stages=3, programs=2)
 """Two programs of 128 x 128 fill registers and shared memory, and while one does its GELU, the
-other multiplies. Reckoned, not measured yet."""
+other multiplies. Not tuned yet: on an H200, at 124M and 64 rows of 1,024, the forward kernels take
+8.3 ms a step, as cuBLAS and GELU apart do, and the backward ones 11.4, where those take 10.5."""
 
 PIECES = tl.constexpr(4)
 """In which a tile is finished and written. As a whole, the backward one needs 1.6 kB of memory for

@@ -247,7 +247,11 @@ class _Row:
 
 def _dtype(weight: Tensor, precision: str) -> torch.dtype:
     """What `GenerateConfig.precision` means for a model with this weight."""
+    has_bf16 = weight.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "auto":
-        narrow = weight.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if narrow else weight.dtype
+        return torch.bfloat16 if has_bf16 else weight.dtype
+    if precision == "bf16" and weight.is_cuda and not has_bf16:
+        raise HornbookError(
+            "this GPU has no bf16", where="generate.precision", hint="Set it to auto"
+        )
     return torch.bfloat16 if precision == "bf16" else torch.float32

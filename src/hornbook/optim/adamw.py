@@ -17,10 +17,9 @@ from hornbook.optim.rule import (
     Group,
     Item,
     Runner,
-    Signals,
     State,
+    count_step,
     rates,
-    scaled,
     write,
 )
 from hornbook.optim.sharding import zeros
@@ -41,7 +40,9 @@ class AdamW:
             "exp_avg_sq": zeros(parameter, parameter.shape, torch.float32),
         }
 
-    def update(self, items: list[Item], group: Group, signals: Signals, runner: Runner) -> None:
+    def update(
+        self, items: list[Item], group: Group, found_inf: Tensor | None, runner: Runner
+    ) -> None:
         """One step of AdamW."""
         fused: list[Item] = []
         own: list[Item] = []
@@ -49,15 +50,15 @@ class AdamW:
             plain = item.weight.dtype is torch.float32 and not group["cautious"]
             (fused if plain else own).append(item)
         if fused:
-            fused_adamw(fused, group, signals)
-        signals.count_step(own)
+            fused_adamw(fused, group, found_inf)
+        count_step(own, found_inf)
         own = [item for item in own if not item.empty]
         tensors = [
             (item.weight, item.gradient, item.state["exp_avg"], item.state["exp_avg_sq"])
             for item in own
         ]
         cautious = group["cautious"]
-        runner(adamw_kernel, own, tensors, signals, *adam_numbers(group), cautious=cautious)
+        runner(adamw_kernel, own, tensors, found_inf, *adam_numbers(group), cautious=cautious)
 
 
 def adam_numbers(group: Group) -> tuple[float, float, float, float, float]:
@@ -65,7 +66,7 @@ def adam_numbers(group: Group) -> tuple[float, float, float, float, float]:
     return (*rates(group), *group["betas"], group["eps"])
 
 
-def fused_adamw(items: list[Item], group: Group, signals: Signals) -> None:
+def fused_adamw(items: list[Item], group: Group, found_inf: Tensor | None) -> None:
     """PyTorch's own AdamW over float32 tensors."""
     adamw(
         [item.weight for item in items],
@@ -75,8 +76,7 @@ def fused_adamw(items: list[Item], group: Group, signals: Signals) -> None:
         [],
         [item.state["step"] for item in items],
         fused=items[0].weight.device.type in FUSED_DEVICES,
-        grad_scale=signals.grad_scale,
-        found_inf=signals.found_inf,
+        found_inf=found_inf,
         amsgrad=False,
         beta1=group["betas"][0],
         beta2=group["betas"][1],
@@ -93,7 +93,7 @@ def adamw_kernel(
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     item: Item,
-    signals: Signals,
+    found_inf: Tensor | None,
     rate: float,
     decay: float,
     beta1: float,
@@ -103,8 +103,8 @@ def adamw_kernel(
     cautious: bool,
 ) -> None:
     """AdamW on one parameter, elementwise and in place."""
-    step, found_inf = item.state["step"], signals.found_inf
-    gradient = scaled(gradient, signals.grad_scale)
+    step = item.state["step"]
+    gradient = gradient.float()
     first = exp_avg.lerp(gradient, 1 - beta1)
     second = exp_avg_sq.lerp(gradient.square(), 1 - beta2)
     direction = adam_direction(first, second, step, beta1, beta2, epsilon)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hornbook.optim.adamw import AdamW, adam_direction, adam_numbers, decayed
 from hornbook.optim.rounding import random_bits, round_stochastically
-from hornbook.optim.rule import Group, Item, Runner, Signals, State, scaled, write
+from hornbook.optim.rule import Group, Item, Runner, State, count_step, write
 from hornbook.optim.sharding import zeros
 
 LARGEST_BLOCK = 256
@@ -73,13 +73,15 @@ class AdamW8bit:
             "ratio_scales": zeros(parameter, scales, torch.float32),
         }
 
-    def update(self, items: list[Item], group: Group, signals: Signals, runner: Runner) -> None:
+    def update(
+        self, items: list[Item], group: Group, found_inf: Tensor | None, runner: Runner
+    ) -> None:
         """One step of AdamW."""
         coded = [item for item in items if "root_codes" in item.state]
         exact = [item for item in items if "root_codes" not in item.state]
         if exact:
-            self._exact.update(exact, group, signals, runner)
-        signals.count_step(coded)
+            self._exact.update(exact, group, found_inf, runner)
+        count_step(coded, found_inf)
         by_block: dict[int, list[Item]] = defaultdict(list)
         for item in coded:
             if not item.empty:
@@ -90,7 +92,7 @@ class AdamW8bit:
                 adamw8bit_kernel,
                 alike,
                 [(i.weight, i.gradient, *(i.state[name] for name in names)) for i in alike],
-                signals,
+                found_inf,
                 *adam_numbers(group),
                 unit=block,
                 cautious=group["cautious"],
@@ -105,7 +107,7 @@ def adamw8bit_kernel(
     ratio_codes: Tensor,
     ratio_scales: Tensor,
     item: Item,
-    signals: Signals,
+    found_inf: Tensor | None,
     rate: float,
     decay: float,
     beta1: float,
@@ -115,11 +117,11 @@ def adamw8bit_kernel(
     cautious: bool,
 ) -> None:
     """AdamW on one matrix, in place."""
-    step, found_inf = item.state["step"], signals.found_inf
+    step = item.state["step"]
     scales_shape, shape = root_scales.shape, (root_scales.numel(), -1)  # blocks in rows
     old_root = decode_root(root_codes.view(shape), root_scales.view(shape))
     old_ratio = decode_ratio(ratio_codes.view(shape), ratio_scales.view(shape))
-    gradient = scaled(gradient, signals.grad_scale).view(shape)
+    gradient = gradient.float().view(shape)
     first = (old_ratio * old_root).lerp(gradient, 1 - beta1)
     second = old_root.square().lerp(gradient.square(), 1 - beta2)
     direction = adam_direction(first, second, step, beta1, beta2, epsilon)

@@ -38,8 +38,8 @@ class OptimizerConfig:
     """`wsd`: share of the run spent decaying."""
 
     weight_decay: float = 0.1
-    """Decoupled weight decay of matrices (two and more dimensions); gains, biases and other
-    vectors are not decayed."""
+    """Decoupled weight decay of matrices (two and more dimensions), times the learning rate of
+    each; gains, biases and other vectors are not decayed."""
 
     beta1: float = 0.9
     """AdamW's first moment decay."""

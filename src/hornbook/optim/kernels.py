@@ -96,15 +96,6 @@ def _skipped(found_inf):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _unscaled(gradient, grad_scale):  # type: ignore[no-untyped-def]
-    """`rule.scaled`."""
-    gradient = gradient.to(tl.float32)
-    if grad_scale is not None:
-        gradient = gradient / tl.load(grad_scale)
-    return gradient
-
-
-@triton.jit
 def _adam_direction(first, second, step, beta1, beta2, epsilon):  # type: ignore[no-untyped-def]
     """`adamw.adam_direction`."""
     correction1 = 1.0 - tl.where(beta1 > 0, tl.exp2(step * tl.log2(beta1)), 0.0)
@@ -124,7 +115,7 @@ def _moved(weight, direction, rate, decay, cautious: tl.constexpr):  # type: ign
 
 @triton.jit  # type: ignore[untyped-decorator]
 def adamw_kernel(  # type: ignore[no-untyped-def]
-    table, owners, found_inf, grad_scale, rate, decay, beta1, beta2, epsilon,
+    table, owners, found_inf, rate, decay, beta1, beta2, epsilon,
     cautious: tl.constexpr, dtypes: tl.constexpr, fields: tl.constexpr, aligned: tl.constexpr,
     block: tl.constexpr,
 ):  # fmt: skip
@@ -139,7 +130,7 @@ def adamw_kernel(  # type: ignore[no-untyped-def]
     seconds = _tensor(row, 3, tl.float32, aligned) + index
     step = tl.load(_tensor(row, 4, tl.float32, False))
     weight = tl.load(weights, mask=inside).to(tl.float32)
-    gradient = _unscaled(tl.load(gradients, mask=inside), grad_scale)
+    gradient = tl.load(gradients, mask=inside).to(tl.float32)
     first = tl.load(firsts, mask=inside)
     second = tl.load(seconds, mask=inside)
     first += (1.0 - beta1) * (gradient - first)
@@ -153,7 +144,7 @@ def adamw_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def adamw8bit_kernel(  # type: ignore[no-untyped-def]
-    table, owners, found_inf, grad_scale, rate, decay, beta1, beta2, epsilon,
+    table, owners, found_inf, rate, decay, beta1, beta2, epsilon,
     cautious: tl.constexpr, dtypes: tl.constexpr, fields: tl.constexpr, aligned: tl.constexpr,
     columns: tl.constexpr, padded: tl.constexpr, blocks: tl.constexpr,
 ):  # fmt: skip
@@ -177,7 +168,7 @@ def adamw8bit_kernel(  # type: ignore[no-untyped-def]
     step = tl.load(_tensor(row, 6, tl.float32, False))
 
     weight = tl.load(weights, mask=inside).to(tl.float32)
-    gradient = _unscaled(tl.load(gradients, mask=inside, other=0.0), grad_scale)
+    gradient = tl.load(gradients, mask=inside, other=0.0).to(tl.float32)
     root = _root(tl.load(root_codes, mask=inside, other=0).to(tl.int32))
     root *= tl.load(root_scales, mask=exists, other=0.0)[:, None]
     ratio = tl.load(ratio_codes, mask=inside, other=0).to(tl.float32)
@@ -217,7 +208,7 @@ def _root(code):  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def momentum_kernel(  # type: ignore[no-untyped-def]
-    table, owners, found_inf, grad_scale, momentum,
+    table, owners, found_inf, momentum,
     dtypes: tl.constexpr, fields: tl.constexpr, aligned: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """`muon.momentum_kernel`. Tensors: gradient, momentum_buffer, update."""
@@ -228,7 +219,7 @@ def momentum_kernel(  # type: ignore[no-untyped-def]
     gradients = _tensor(row, 0, dtypes[0], aligned) + index
     buffers = _tensor(row, 1, tl.float32, aligned) + index
     updates = _tensor(row, 2, dtypes[2], aligned) + index
-    gradient = _unscaled(tl.load(gradients, mask=inside), grad_scale)
+    gradient = tl.load(gradients, mask=inside).to(tl.float32)
     buffer = tl.load(buffers, mask=inside)
     buffer += (1.0 - momentum) * (gradient - buffer)
     tl.store(buffers, buffer, mask=inside)
@@ -238,7 +229,7 @@ def momentum_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def apply_kernel(  # type: ignore[no-untyped-def]
-    table, owners, found_inf, grad_scale, rate, decay,
+    table, owners, found_inf, rate, decay,
     cautious: tl.constexpr, dtypes: tl.constexpr, fields: tl.constexpr, aligned: tl.constexpr,
     block: tl.constexpr,
 ):  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hornbook.optim.rule import Item, Signals
+from hornbook.optim.rule import Item
 from hornbook.progress import warn
 
 ELEMENTS = 2048
@@ -61,35 +61,35 @@ class Runner:
         function: Callable[..., None],
         items: list[Item],
         tensors: Sequence[tuple[Tensor, ...]],
-        signals: Signals,
+        found_inf: Tensor | None,
         *numbers: float,
         unit: int = 1,
         **constants: Any,
     ) -> None:
-        """`function(*tensors[i], items[i], signals, *numbers, **constants)` for each i.
+        """`function(*tensors[i], items[i], found_inf, *numbers, **constants)` for each i.
 
         Args:
             function: has a kernel.
             items: on one device.
             tensors: of each item what the function works on, contiguous; none of it is empty.
-            signals: of the step.
+            found_inf: a number on the device; 1: change nothing.
             numbers: may be others in each step.
             unit: elements that belong together, for kernels that want to know.
             constants: a kernel is compiled for each value.
         """
         if not items or (
-            self.triton and self._run(function, items, tensors, signals, numbers, unit, constants)
+            self.triton and self._run(function, items, tensors, found_inf, numbers, unit, constants)
         ):
             return
         for item, own in zip(items, tensors, strict=True):
-            function(*own, item, signals, *numbers, **constants)
+            function(*own, item, found_inf, *numbers, **constants)
 
     def _run(
         self,
         function: Callable[..., None],
         items: list[Item],
         tensors: Sequence[tuple[Tensor, ...]],
-        signals: Signals,
+        found_inf: Tensor | None,
         numbers: tuple[float, ...],
         unit: int,
         constants: dict[str, Any],
@@ -111,7 +111,7 @@ class Runner:
             table = self._table((function, key, unit, first), rows, unit, device)
             try:
                 with torch.cuda.device(device.index if device.type == "cuda" else -1):
-                    _launch(function.__name__, table, key, signals, numbers, unit, constants)
+                    _launch(function.__name__, table, key, found_inf, numbers, unit, constants)
             except (torch.OutOfMemoryError, torch.AcceleratorError):
                 raise
             except Exception as error:  # a missing compiler or header comes as any of many types
@@ -160,7 +160,7 @@ def _launch(
     name: str,
     table: _Table,
     key: tuple[tuple[torch.dtype, ...], bool],
-    signals: Signals,
+    found_inf: Tensor | None,
     numbers: tuple[float, ...],
     unit: int,
     constants: dict[str, Any],
@@ -175,8 +175,7 @@ def _launch(
     getattr(kernels, name)[(len(table.owners),)](
         table.on_device,
         table.owners,
-        signals.found_inf,
-        signals.grad_scale,
+        found_inf,
         *numbers,
         **constants,
         **sizes,

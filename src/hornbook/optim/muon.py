@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hornbook.optim.adamw import decayed
 from hornbook.optim.rounding import new_weight
-from hornbook.optim.rule import Group, Item, Runner, Signals, State, rates, scaled, write
+from hornbook.optim.rule import Group, Item, Runner, State, count_step, rates, write
 from hornbook.optim.sharding import Exchange, zeros
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -45,18 +45,22 @@ class Muon:
             state["row_square"] = zeros(parameter, (parameter.shape[0], 1), torch.float32)
         return state
 
-    def update(self, items: list[Item], group: Group, signals: Signals, runner: Runner) -> None:
+    def update(
+        self, items: list[Item], group: Group, found_inf: Tensor | None, runner: Runner
+    ) -> None:
         """One step of Muon."""
-        signals.count_step(items)
+        count_step(items, found_inf)
         shards = items[0].shards
         rows = sum(group["matrix_rows"])
         together = max(1, STACK_ELEMENTS // (rows * items[0].weight.shape[1]))
         if shards is not None:
             together *= len(shards.rows)
         for start in range(0, len(items), together):
-            self._update(items[start : start + together], group, signals, runner)
+            self._update(items[start : start + together], group, found_inf, runner)
 
-    def _update(self, items: list[Item], group: Group, signals: Signals, runner: Runner) -> None:
+    def _update(
+        self, items: list[Item], group: Group, found_inf: Tensor | None, runner: Runner
+    ) -> None:
         exchange = Exchange(items[0].shards, len(items))
         weight = items[0].weight
         held = [] if items[0].empty else items
@@ -65,7 +69,7 @@ class Muon:
             (item.gradient, item.state["momentum_buffer"], piece)
             for item, piece in zip(held, pieces.unbind(), strict=False)
         ]
-        runner(momentum_kernel, held, moments, signals, group["momentum"])
+        runner(momentum_kernel, held, moments, found_inf, group["momentum"])
         whole = exchange.gather(pieces)
         squares = None
         if group["normalize"]:
@@ -73,11 +77,11 @@ class Muon:
         whole, squares = orthogonal_updates(whole, group["matrix_rows"], squares, group["betas"][1])
         if squares is not None:
             for item, square in zip(items, exchange.scatter(squares), strict=True):
-                write(item.state["row_square"], square, signals.found_inf)
+                write(item.state["row_square"], square, found_inf)
         directions = exchange.scatter(whole).unbind()
         updates = [(item.weight, part) for item, part in zip(held, directions, strict=False)]
         cautious = group["cautious"]
-        runner(apply_kernel, held, updates, signals, *rates(group), cautious=cautious)
+        runner(apply_kernel, held, updates, found_inf, *rates(group), cautious=cautious)
 
 
 def momentum_kernel(
@@ -85,21 +89,21 @@ def momentum_kernel(
     momentum_buffer: Tensor,
     update: Tensor,
     item: Item,
-    signals: Signals,
+    found_inf: Tensor | None,
     momentum: float,
 ) -> None:
     """Nesterov momentum: the buffer in place, and into `update` what to orthogonalise."""
-    gradient = scaled(gradient, signals.grad_scale)
+    gradient = gradient.float()
     buffer = momentum_buffer.lerp(gradient, 1 - momentum)
     update.copy_(gradient.lerp(buffer, momentum))
-    write(momentum_buffer, buffer, signals.found_inf)
+    write(momentum_buffer, buffer, found_inf)
 
 
 def apply_kernel(
     weight: Tensor,
     direction: Tensor,
     item: Item,
-    signals: Signals,
+    found_inf: Tensor | None,
     rate: float,
     decay: float,
     *,
@@ -109,7 +113,7 @@ def apply_kernel(
     direction = direction.float()
     value = decayed(weight.float(), direction, decay, cautious) - rate * direction
     value = new_weight(weight, value, item.state["step"], item.number, item.offset)
-    write(weight, value, signals.found_inf)
+    write(weight, value, found_inf)
 
 
 def iteration_dtype(device: torch.device) -> torch.dtype:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hornbook.errors import HornbookError
 from hornbook.optim.adamw import fused_adamw
-from hornbook.optim.rule import Group, Item, Runner, Signals, State
+from hornbook.optim.rule import Group, Item, Runner, State, count_step
 from hornbook.optim.sharding import is_sharded
 
 PIECE_ELEMENTS = 2**22
@@ -99,12 +99,12 @@ class Offload:
             "master": parameter.detach().to(device, torch.float32, copy=True),
         }
 
-    def update(self, items: list[Item], group: Group, signals: Signals, runner: Runner) -> None:
+    def update(
+        self, items: list[Item], group: Group, found_inf: Tensor | None, runner: Runner
+    ) -> None:
         """One step of AdamW; work that is queued on the GPU afterwards sees the new weights."""
-        if signals.found_inf is not None and bool(signals.found_inf):
+        if found_inf is not None and bool(found_inf):
             return
-        scale = signals.grad_scale
-        on_host = Signals(grad_scale=None if scale is None else scale.cpu())
         device = items[0].weight.device
         if not self._slots:
             self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -122,9 +122,9 @@ class Offload:
                 slot, piece = slots[i - ahead], pieces[i - ahead]
                 gradient = slot.gradient(piece.gradient, self._exact)
                 master = dataclasses.replace(piece, weight=piece.state["master"], gradient=gradient)
-                fused_adamw([master], group, on_host)
+                fused_adamw([master], group, None)
                 slot.send(master.weight, piece.weight)
-        on_host.count_step(items)
+        count_step(items, None)
         if self._stream is not None:
             torch.cuda.current_stream(device).wait_stream(self._stream)
 

@@ -1,8 +1,8 @@
 """One optimizer object for all the ways we update weights.
 
 In: parameter groups, each with its rule. Out: a `torch.optim.Optimizer` whose state is plain
-tensors by name, which honours `found_inf` and `grad_scale` as PyTorch's fused AdamW does, and which
-takes FSDP2's sharded parameters as well as plain ones.
+tensors by name, which honours `found_inf` as PyTorch's fused AdamW does, and which takes
+FSDP2's sharded parameters as well as plain ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hornbook.optim.adamw8bit import AdamW8bit
 from hornbook.optim.launch import Runner
 from hornbook.optim.muon import Muon
 from hornbook.optim.offload import Offload
-from hornbook.optim.rule import Group, Item, Rule, Signals, State
+from hornbook.optim.rule import Group, Item, Rule, State
 from hornbook.optim.sharding import Shards, is_sharded, local, shards_of
 
 RULES: dict[str, Callable[[], Rule]] = {
@@ -38,8 +38,6 @@ class Optimizer(torch.optim.Optimizer):
             checkpoints to tell themselves apart.
         found_inf: when set, a float32 number without dimensions on the device; if it is 1, the
             step changes nothing, step numbers included, and the host does not wait to know.
-        grad_scale: when set, likewise; gradients are divided by it. `torch.amp.GradScaler` sets
-            both, and deletes them after the step.
 
     Args:
         groups: besides `params`, `rule` and `lr`: what the rule reads.
@@ -50,7 +48,6 @@ class Optimizer(torch.optim.Optimizer):
     def __init__(self, groups: list[Group], kind: str, *, triton: bool):
         super().__init__(groups, {})
         self.kind = kind
-        self._step_supports_amp_scaling = True  # what GradScaler asks for
         self._runner = Runner(triton)
         self._rules = {name: make() for name, make in RULES.items()}
         parameters = [p for group in self.param_groups for p in group["params"]]
@@ -82,12 +79,12 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        signals = Signals(getattr(self, "found_inf", None), getattr(self, "grad_scale", None))
+        found_inf = getattr(self, "found_inf", None)
         for group in self.param_groups:
             rule = self._rules[group["rule"]]
             items = [self._item(p, group) for p in group["params"] if p.grad is not None]
             if items:
-                rule.update(items, group, signals, self._runner)
+                rule.update(items, group, found_inf, self._runner)
         return loss
 
     def _item(self, parameter: Tensor, group: Group) -> Item:

@@ -50,29 +50,6 @@ class Item:
         return self.weight.numel() == 0
 
 
-@dataclass(frozen=True)
-class Signals:
-    """What the whole step shares: float32 numbers without dimensions on the device, or None.
-
-    Attributes:
-        found_inf: 1: change nothing.
-        grad_scale: gradients are divided by it.
-    """
-
-    found_inf: Tensor | None = None
-    grad_scale: Tensor | None = None
-
-    def count_step(self, items: list[Item]) -> None:
-        """Add 1 to the step numbers, unless the step is skipped."""
-        if items:
-            steps = [item.state["step"] for item in items]
-            if self.found_inf is None:
-                torch._foreach_add_(steps, 1.0)
-            else:
-                # A list: with one tensor for all, PyTorch would wait for the device to read it.
-                torch._foreach_add_(steps, [1.0 - self.found_inf] * len(steps))
-
-
 class Runner(Protocol):
     """`launch.Runner`."""
 
@@ -81,7 +58,7 @@ class Runner(Protocol):
         function: Callable[..., None],
         items: list[Item],
         tensors: Sequence[tuple[Tensor, ...]],
-        signals: Signals,
+        found_inf: Tensor | None,
         *numbers: float,
         unit: int = 1,
         **constants: Any,
@@ -95,13 +72,23 @@ class Rule(Protocol):
     def new_state(self, parameter: Tensor, group: Group) -> State:
         """State before the first step; for a sharded parameter sharded likewise."""
 
-    def update(self, items: list[Item], group: Group, signals: Signals, runner: Runner) -> None:
+    def update(
+        self, items: list[Item], group: Group, found_inf: Tensor | None, runner: Runner
+    ) -> None:
         """Do one step in place."""
 
 
-def scaled(gradient: Tensor, grad_scale: Tensor | None) -> Tensor:
-    """The gradient in float32, divided by the scale if there is one."""
-    return gradient.float() if grad_scale is None else gradient.float() / grad_scale
+def count_step(items: list[Item], found_inf: Tensor | None) -> None:
+    """Add 1 to the step numbers, unless the step is skipped."""
+    if not items:
+        return
+    steps = [item.state["step"] for item in items]
+    if found_inf is None:
+        torch._foreach_add_(steps, 1.0)
+    else:
+        # A list: one tensor for all is taken for a number, and PyTorch waits for the device to
+        # read it.
+        torch._foreach_add_(steps, [1.0 - found_inf] * len(steps))
 
 
 def write(target: Tensor, value: Tensor, found_inf: Tensor | None) -> None:

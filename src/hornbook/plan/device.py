@@ -6,9 +6,10 @@ In: what `--gpu` says. Out: a `Device`. PyTorch is imported only to look at this
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from hornbook.plan.gpus import Gpu, find_gpu, known_device
@@ -26,20 +27,20 @@ class Device:
 
     Attributes:
         name: for people.
-        kind: `cuda`, `cpu` or `mps`.
+        kind: `cuda` or `cpu`.
         memory: bytes.
         flops: a second, of matrix products in the narrow type.
         bandwidth: of its memory, bytes a second.
         link: bytes a second to another GPU of the machine.
         bf16: whether it computes bf16 well.
         float8_flops: a second in 8 bits; None: not at all.
-        price: US dollars an hour; 0 for what is here.
+        price: US dollars an hour; 0: not known.
         rates: shares of the above that real steps reach.
         measured: whether `rates` were measured on this kind of device.
     """
 
     name: str
-    kind: Literal["cuda", "cpu", "mps"]
+    kind: Literal["cuda", "cpu"]
     memory: float
     flops: float
     bandwidth: float
@@ -52,13 +53,20 @@ class Device:
 
 
 def find_device(name: str) -> Device:
-    """The device called `name`: a GPU of the table, `cpu`, or `this` (the best that is here)."""
+    """The device called `name`: a GPU of the table, `cpu`, or `this` (the GPU, else the processor).
+
+    A Mac's GPU is not reckoned with: `this` is its processor.
+    """
     if name in ("this", "cpu"):
         import torch
 
         if name == "this" and torch.cuda.is_available():
             gpu = known_device(torch.cuda.get_device_name())
-            return measure_gpu() if gpu is None else _from_table(gpu)
+            if gpu is None:
+                return measure_gpu()
+            # A part of a card (MIG) and a laptop's have the same name and less memory.
+            memory = float(torch.cuda.get_device_properties(0).total_memory)
+            return replace(_from_table(gpu), memory=memory)
         return measure_cpu()
     return _from_table(find_gpu(name))
 
@@ -110,10 +118,13 @@ def measure_cpu() -> Device:
 
     device = torch.device("cpu")
     flops, bandwidth = _ceilings(device, torch.float32, 512, 2**24, lambda: None)
+    memory = math.inf  # not known
+    if hasattr(os, "sysconf"):
+        memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return Device(
         name=f"this processor, {torch.get_num_threads()} threads",
         kind="cpu",
-        memory=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        memory=memory,
         flops=flops,
         bandwidth=bandwidth,
         link=1e9,

@@ -19,26 +19,18 @@ from hornbook.plan.device import Device, find_device
 from hornbook.plan.gpus import GPUS
 from hornbook.plan.measured import CONTEXT
 from hornbook.plan.memory import Memory, memory
-from hornbook.plan.setup import Precision, Setup, Sharding, Wishes
+from hornbook.plan.rules import (
+    FILLING_TOKENS,
+    GPU_TOKENS,
+    choose_sharding,
+    cpu_micro_batch,
+    even_rows,
+    memory_share,
+    what_to_compile,
+    whole_bytes,
+)
+from hornbook.plan.setup import WEIGHT_BYTES, Precision, Setup, Sharding, Wishes
 from hornbook.plan.speed import Step, step_time
-
-GPU_MEMORY_SHARE = 0.85
-"""Part of the GPU's memory that training may take; the rest is for evaluation and sampling."""
-
-GPU_TOKENS = 65536
-"""Most tokens of a micro-batch on a GPU."""
-
-FILLING_TOKENS = 4096
-"""With so many tokens in a pass, nothing is computed again just to fit more."""
-
-CPU_TOKENS = 4096
-"""Tokens of a micro-batch on a CPU."""
-
-CPU_LOGITS = 2**26
-"""Logits of a micro-batch on a CPU."""
-
-REGIONAL_LAYERS = 24
-"""Deeper models are compiled by the block."""
 
 MOST_GPUS = 64
 """GPUs that a remedy proposes at most."""
@@ -63,17 +55,17 @@ class Remedy:
 
 
 def choose(config: ModelConfig, wishes: Wishes, device: Device) -> Choice | None:
-    """The settings that training here would choose, by the same rules (train/probe_memory.py).
+    """The settings that training here would choose, by the same rules (`rules`).
 
     First what is fastest; then, until enough rows of a micro-batch fit, all logits at once are
     given up, and activations little by little. None when not even one row fits.
     """
-    share = max(1, wishes.rows // wishes.gpus)
+    share = math.ceil(wishes.rows / wishes.gpus)
     length = wishes.sequence_length
-    most = GPU_TOKENS
-    if device.kind != "cuda":
-        most = min(CPU_TOKENS, CPU_LOGITS // config.vocabulary_rows)
-    wanted = min(share, wishes.micro_batch or max(1, most // length))
+    most = max(1, GPU_TOKENS // length)
+    if device.kind == "cpu":
+        most = cpu_micro_batch(share, length, config.vocabulary_rows)
+    wanted = min(share, wishes.micro_batch or most)
     enough = wanted if wishes.micro_batch else min(wanted, math.ceil(FILLING_TOKENS / length))
     best: Setup | None = None
     for setup in setups(config, wishes, device):
@@ -82,7 +74,10 @@ def choose(config: ModelConfig, wishes: Wishes, device: Device) -> Choice | None
             best = replace(setup, micro_batch=rows)
         if rows >= enough:
             break
-    return None if best is None else _come_to(config, best, device)
+    if best is None:
+        return None
+    even = replace(best, micro_batch=even_rows(share, best.micro_batch))
+    return _come_to(config, even, device)
 
 
 def smallest(config: ModelConfig, wishes: Wishes, device: Device) -> Choice:
@@ -97,7 +92,14 @@ def setups(config: ModelConfig, wishes: Wishes, device: Device) -> Iterator[Setu
     precision = wishes.precision
     if precision == "auto":
         precision = ("bf16" if device.bf16 else "fp16") if cuda else "fp32"
-    compile = ("on" if config.layers <= REGIONAL_LAYERS else "regional") if cuda else "off"
+    sharding = choose_sharding(
+        wishes.sharding,
+        whole_bytes=whole_bytes(config, wishes.optimizer, WEIGHT_BYTES[wishes.weights]),
+        memory_bytes=device.memory,
+        size=wishes.gpus,
+        local_size=wishes.gpus,
+    )
+    compile = what_to_compile(config.layers, sharding == "fsdp") if cuda else "off"
     residual = "bf16" if cuda and precision == "bf16" else "fp32"
     losses = _options(wishes.cross_entropy, ("fused", "chunked") if cuda else ("plain",))
     kept = _options(
@@ -112,37 +114,40 @@ def setups(config: ModelConfig, wishes: Wishes, device: Device) -> Iterator[Setu
     engines = [(losses[0], kept[0])]
     engines += [(loss, kept[0]) for loss in losses[1:]]
     engines += [(losses[-1], checkpointing) for checkpointing in kept[1:]]
-    for sharding in _options(wishes.sharding, ("none",) if wishes.gpus == 1 else ("ddp", "fsdp")):
-        for loss, checkpointing in engines:
-            yield Setup(
-                sequence_length=wishes.sequence_length,
-                rows=wishes.rows,
-                micro_batch=max(1, min(wishes.micro_batch, wishes.rows // wishes.gpus)),
-                precision=cast(Precision, precision),
-                weights=wishes.weights,
-                engine=replace(
-                    first,
-                    cross_entropy=cast(CrossEntropy, loss),
-                    checkpointing=cast(Checkpointing, checkpointing),
-                ),
-                optimizer=wishes.optimizer,
-                gpus=wishes.gpus,
-                sharding=cast(Sharding, sharding),
-            )
+    for loss, checkpointing in engines:
+        yield Setup(
+            sequence_length=wishes.sequence_length,
+            rows=wishes.rows,
+            micro_batch=max(1, min(wishes.micro_batch, wishes.rows // wishes.gpus)),
+            precision=cast(Precision, precision),
+            weights=wishes.weights,
+            engine=replace(
+                first,
+                cross_entropy=cast(CrossEntropy, loss),
+                checkpointing=cast(Checkpointing, checkpointing),
+            ),
+            optimizer=wishes.optimizer,
+            gpus=wishes.gpus,
+            sharding=cast(Sharding, sharding or "none"),
+        )
 
 
 def _most_rows(config: ModelConfig, setup: Setup, wanted: int, device: Device) -> int:
     """The largest of 1, 2, 4, ... `wanted` rows that fit, 0 when none do; without the compiler, as
     training tries it."""
     eager = replace(setup, engine=replace(setup.engine, compile="off"))
+    limit = memory_limit(device, setup)
     fitting, rows = 0, 1
-    while rows > fitting and _fits(memory(config, replace(eager, micro_batch=rows)), device):
+    while rows > fitting:
+        if memory(config, replace(eager, micro_batch=rows)).reserved - CONTEXT > limit:
+            break
         fitting, rows = rows, min(2 * rows, wanted)
     return fitting
 
 
-def _fits(needed: Memory, device: Device) -> bool:
-    return needed.reserved - CONTEXT <= GPU_MEMORY_SHARE * device.memory
+def memory_limit(device: Device, setup: Setup) -> float:
+    """Bytes of the device that passes may take when training tries them."""
+    return memory_share(setup.engine.compile) * (device.memory - CONTEXT)
 
 
 def _come_to(config: ModelConfig, setup: Setup, device: Device) -> Choice:
@@ -155,8 +160,9 @@ def remedies(config: ModelConfig, wishes: Wishes, device: Device) -> list[Remedy
 
     def note(change: str, wanted: Wishes, model: ModelConfig = config, on: Device = device) -> bool:
         needed = smallest(model, wanted, on).memory
-        found.append(Remedy(change, needed.reserved, _fits(needed, on)))
-        return found[-1].fits
+        fits = choose(model, wanted, on) is not None
+        found.append(Remedy(change, needed.reserved, fits))
+        return fits
 
     before = smallest(config, wishes, device).memory.reserved
     for change, wanted in _cheaper(wishes, device):
@@ -168,7 +174,7 @@ def remedies(config: ModelConfig, wishes: Wishes, device: Device) -> list[Remedy
     gpus = 2 * wishes.gpus
     while gpus <= MOST_GPUS:
         sharded = replace(wishes, gpus=gpus, sharding="fsdp", micro_batch=1)
-        if _fits(smallest(config, sharded, device).memory, device):
+        if choose(config, sharded, device):
             note(f"--gpus {gpus}: fsdp shares out weights and state", sharded)
             break
         gpus *= 2
@@ -177,13 +183,13 @@ def remedies(config: ModelConfig, wishes: Wishes, device: Device) -> list[Remedy
             PRESETS[name], vocabulary=config.vocabulary, vocabulary_rows=config.vocabulary_rows,
             context=max(PRESETS[name].context, wishes.sequence_length),
         )  # fmt: skip
-        if _fits(smallest(model, wishes, device).memory, device):
+        if choose(model, wishes, device):
             note(f"a smaller model: --model.preset {name}", wishes, model)
             break
     for gpu in sorted(GPUS, key=lambda gpu: gpu.price):
         other = find_device(gpu.name)
         larger = device.kind == "cuda" and other.memory > device.memory
-        if larger and _fits(smallest(config, wishes, other).memory, other):
+        if larger and choose(config, wishes, other):
             note(f"a larger GPU: --gpu {gpu.name}", wishes, on=other)
             break
     return found

@@ -138,7 +138,7 @@ CONTEXT = 0.6e9
 """Bytes of the GPU that CUDA itself takes, which PyTorch does not count."""
 
 OVERLAP = 0.7
-"""Share of the communication between GPUs that hides behind the backward pass. Not measured yet."""
+"""Share of the time of computing behind which communication hides. Not measured yet."""
 
 IDLE = 0.05
 """Share of a step in which the GPU waits: 109 of 114.7 ms busy [H200]."""

@@ -71,14 +71,16 @@ def memory(config: ModelConfig, setup: Setup) -> Memory:
     outside = (setup.residual_bytes + setup.narrow_bytes) * config.width * tokens
     activations = config.layers * kept + outside
     logits, logits_last = _logits(config, setup, saved.logits)
-    fixed = weights + state + copies + WORKSPACE
+    # DDP exchanges gradients in buckets of its own.
+    buckets = gradients if setup.sharding == "ddp" else 0.0
+    fixed = weights + state + copies + buckets + WORKSPACE
     held = gradients if setup.micro_batches > 1 else 0.0
     # A compiled backward pass hands over all gradients at its end, beside those added up before.
     summed = gradients * (2 if setup.micro_batches > 1 and setup.engine.compile == "on" else 1)
     moments = {
         "forward": fixed + held + activations + max(logits, again + logits_last),
         "backward": fixed + summed + logits_last + again + outside,
-        "update": weights + state + gradients + WORKSPACE + _update(config, setup),
+        "update": weights + state + gradients + buckets + WORKSPACE + _update(config, setup),
     }
     moment = max(moments, key=lambda name: moments[name])
     peak = moments[moment]

@@ -15,6 +15,9 @@ from hornbook.optim.config import OptimizerConfig
 Precision = Literal["fp32", "bf16", "fp16"]
 Sharding = Literal["none", "ddp", "fsdp"]
 
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
+"""Of a weight as it is stored, and of its gradient."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -41,7 +44,7 @@ class Setup:
     @property
     def weight_bytes(self) -> int:
         """Bytes of a weight, and of its gradient."""
-        return 4 if self.weights == "fp32" else 2
+        return WEIGHT_BYTES[self.weights]
 
     @property
     def residual_bytes(self) -> int:
@@ -66,7 +69,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a recipe asks for; `auto`, 0 and None are left to the plan.
+    """What a recipe asks for; `auto` and 0 are left to the plan.
 
     The fields are those of the recipe's `pretrain` section.
     """
@@ -77,7 +80,6 @@ class Wishes:
     precision: str = "auto"
     weights: Literal["fp32", "bf16"] = "fp32"
     compile: str = "auto"
-    attention: str = "auto"
     activation_checkpointing: str = "auto"
     activation_budget: float = 0.5
     cross_entropy: str = "auto"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hornbook.plan.fit import GPU_MEMORY_SHARE
+from hornbook.plan.fit import memory_limit
 from hornbook.plan.gpus import PRICE_DATE
 from hornbook.plan.predict import Prediction
 
@@ -151,7 +151,7 @@ def _memory_rows(prediction: Prediction) -> Iterator[Row]:
         note = f" ({gigabytes(memory.copies)} of it narrow copies)" if name == "weights" else ""
         section = f"memory{each}" if index == 0 else ""
         yield Row(section, name, gigabytes(size) + (note if memory.copies else ""), measured)
-    most = GPU_MEMORY_SHARE * prediction.device.memory
+    most = memory_limit(prediction.device, prediction.choice.setup)
     verdict = "fits" if prediction.fits else "DOES NOT FIT"
     peak = f"{gigabytes(prediction.peak)} allocated in the {memory.moment} pass"
     if memory.moment == "update":

@@ -46,7 +46,8 @@ GPU_STEP_TOKENS = 16384
 """Tokens of a step on a GPU, at least: below, the update and the launches take over."""
 
 REFERENCE_BATCH, REFERENCE_TOKENS, BATCH_EXPONENT = 2**19, 1.3e9, 0.383
-"""nanochat's tuned batch, the tokens of that run, and how the batch grows with tokens."""
+"""nanochat's tuned batch, the tokens of that run (scripts/base_train.py: 12 for each of the 110
+million parameters of its d12, head included), and how the batch grows with tokens."""
 
 ADAMW_RATE_TIMES_WIDTH = 6e-4 * 768
 """Learning rate of AdamW times width."""
@@ -97,7 +98,6 @@ def design(
     unique = text_bytes / bytes_per_token(vocabulary) if text_bytes else 0.0
     most = EPOCHS * unique if unique else math.inf
     chosen: Prediction | None = None
-    limit = "time"
     for layers, width in SHAPES:
         config = shape(layers, width, vocabulary)
         found = _within(name, hours, config, device, gpus, price, most, unique)
@@ -106,6 +106,8 @@ def design(
             limit = "memory" if not found.fits else "text" if found.tokens >= most else "time"
             break
         chosen = found
+    else:
+        limit = "shapes"
     if chosen is None:
         raise HornbookError(f"not even {SHAPES[0][0]} layers fit into the memory of {device.name}")
     if chosen.tokens < chosen.choice.setup.step_tokens:
@@ -116,6 +118,7 @@ def design(
         )
     notes = {
         "time": "a larger model would see too few tokens in this time",
+        "shapes": "it is the largest that is designed here",
         "memory": "a larger model does not fit into this memory",
         "text": f"{EPOCHS} times this text do not feed a larger model: more text would help",
     }
@@ -133,10 +136,10 @@ def tokens_per_parameter(tokens: float) -> float:
     return float(min(20.0, max(4.0, 4.0 * (tokens / 3e6) ** 0.25)))
 
 
-def batch_tokens(tokens: float, length: int, device: Device) -> int:
-    """Tokens of a step in a run of `tokens`: a power of two, as `length` is, so whole rows."""
+def batch_tokens(tokens: float, length: int, device: Device, gpus: int = 1) -> int:
+    """Tokens of a step over all GPUs in a run of `tokens`: a power of two, as `length` is."""
     best: float = REFERENCE_BATCH * (tokens / REFERENCE_TOKENS) ** BATCH_EXPONENT
-    least = max(length, GPU_STEP_TOKENS if device.kind == "cuda" else 2 * length)
+    least = gpus * max(length, GPU_STEP_TOKENS if device.kind == "cuda" else 2 * length)
     wanted = max(least, min(best, tokens / LEAST_STEPS))
     return int(2 ** math.floor(math.log2(wanted)))
 
@@ -153,8 +156,8 @@ def _within(
     """The run of that model for so many hours, of at most so many tokens."""
     optimizer, tokens = _optimizer(config, device), 1e9
     for _ in range(2):  # the batch follows from the tokens, and its speed decides their number
-        batch = batch_tokens(tokens, config.context, device)
-        wishes = Wishes(config.context, batch * gpus, optimizer=optimizer, gpus=gpus)
+        batch = batch_tokens(tokens, config.context, device, gpus)
+        wishes = Wishes(config.context, batch, optimizer=optimizer, gpus=gpus)
         found = predict(name, config, wishes, device, Horizon(hours=hours, unique=unique), price)
         tokens = min(found.tokens, most)
     return predict(name, config, wishes, device, Horizon(tokens=tokens, unique=unique), price)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from hornbook.errors import HornbookError
 from hornbook.files import TEMPORARY, disk_errors, read_json, sync_folder, write_json
 from hornbook.model.config import ModelConfig
+from hornbook.model.decoder import Decoder
 from hornbook.optim.optimizer import Optimizer
 from hornbook.progress import warn
 from hornbook.train import checkpoint_files as files
@@ -100,7 +101,7 @@ class CheckpointStore:
     def save(
         self,
         step: int,
-        model: nn.Module,
+        model: Decoder,
         optimizer: Optimizer,
         state: dict[str, Any],
         random_state: Mapping[str, Tensor],
@@ -111,7 +112,7 @@ class CheckpointStore:
 
         Args:
             step: finished optimizer steps.
-            model: a module whose `config` is its `ModelConfig`; may be compiled or wrapped in DDP.
+            model: neither compiled nor wrapped in DDP; sharded by FSDP it may be.
             optimizer: its state is stored by parameter name, so the groups may change.
             state: JSON values that come back from `load` as they were.
             random_state: generator states that come back from `load` as they were.
@@ -169,17 +170,16 @@ class CheckpointStore:
         return Checkpoint(self.folder / files.checkpoint_name(step), step)
 
     def load(
-        self, checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | None = None
+        self, checkpoint: Checkpoint, model: Decoder, optimizer: Optimizer | None = None
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Put a checkpoint into `model` and `optimizer`; returns its `state` and `random_state`.
 
         Raises `HornbookError` naming the differing fields if it is of another architecture.
         """
-        plain = _unwrapped(model)
-        check_same_config(plain.config, checkpoint.config(), where=checkpoint.path)
-        load_weights(checkpoint, plain)
+        check_same_config(model.config, checkpoint.config(), where=checkpoint.path)
+        load_weights(checkpoint, model)
         if optimizer is not None:
-            _load_optimizer(checkpoint, plain, optimizer)
+            _load_optimizer(checkpoint, model, optimizer)
         return checkpoint.state(), checkpoint.random_state()
 
     # ------------------------------------------------------------------ the phases of one save
@@ -187,17 +187,16 @@ class CheckpointStore:
     def _snapshot(
         self,
         step: int,
-        model: nn.Module,
+        model: Decoder,
         optimizer: Optimizer,
         state: dict[str, Any],
         random_state: Mapping[str, Tensor],
     ) -> _Snapshot:
-        plain = _unwrapped(model)
         snapshot = _Snapshot(
             step=step,
-            config=plain.config,
-            model=self._parts("model", named_tensors(plain)),
-            optimizer=self._parts("optimizer", _optimizer_state(plain, optimizer)),
+            config=model.config,
+            model=self._parts("model", named_tensors(model)),
+            optimizer=self._parts("optimizer", _optimizer_state(model, optimizer)),
             state=json.loads(json.dumps({**state, "step": step, "optimizer": optimizer.kind})),
             random_state={n: t.detach().cpu().clone() for n, t in random_state.items()},
         )
@@ -337,13 +336,6 @@ def check_same_config(
             where=where,
             hint="Change the recipe's model section to this one, or use another run directory",
         )
-
-
-def _unwrapped(model: nn.Module) -> Any:
-    """The module inside `torch.compile` and DistributedDataParallel."""
-    for wrapper in ("_orig_mod", "module"):
-        model = getattr(model, wrapper, model)
-    return model
 
 
 def _hashes_of(rank: int, temporary: Path) -> Path:

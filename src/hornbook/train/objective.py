@@ -103,12 +103,6 @@ def bind(objective: Objective, model: Decoder) -> Bound:
             where="pretrain.cross_entropy",
             hint="Set it to auto, or to chunked, which computes the same without Triton",
         )
-    if engine.checkpointing == "budget" and engine.compile == "off":
-        raise HornbookError(
-            "the compiler spends the activation budget, and compile is off",
-            where="pretrain.activation_checkpointing",
-            hint="Set pretrain.compile to on, or this to selective or full",
-        )
     if engine.compile != "off":
         # PyTorch compiles a function eight times at most, and each trial of a probe is one.
         torch.compiler.reset()

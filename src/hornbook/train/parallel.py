@@ -31,6 +31,10 @@ TIMEOUT = timedelta(minutes=10)
 takes minutes; a checkpoint is written in the background."""
 
 
+OUTSIDE_BYTES = 2**30
+"""GPU memory left to NCCL's buffers, which PyTorch's allocator does not count. Not measured yet."""
+
+
 def in_company() -> bool:
     """Whether this process is one of several that train together."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -219,5 +223,5 @@ def _limit_memory_equally(world: World) -> None:
     whatever else is on one of the GPUs.
     """
     free, total = torch.cuda.mem_get_info()
-    share = world.smallest(free / total)[0]
-    torch.cuda.set_per_process_memory_fraction(share)
+    share = world.smallest((free - OUTSIDE_BYTES) / total)[0]
+    torch.cuda.set_per_process_memory_fraction(max(0.0, share))

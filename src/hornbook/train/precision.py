@@ -58,7 +58,7 @@ class Precision:
     def unscale(self, gradients: list[Tensor]) -> None:
         """Divide the gradients, in place, by the scale."""
         if self.scale is not None:
-            torch._foreach_mul_(gradients, 1 / self.scale)
+            torch._foreach_mul_(gradients, self.scale.reciprocal())
 
     def update_scale(self, overflowed: Tensor) -> None:
         """After a step: halve or double the scale, without waiting for the device.

@@ -13,6 +13,7 @@ import torch
 
 from hornbook.errors import HornbookError
 from hornbook.model.engine import Compile, Engine
+from hornbook.plan.rules import what_to_compile
 from hornbook.train.config import PretrainConfig
 from hornbook.train.machine import Machine, asked, cpu_threads, device_name
 from hornbook.train.precision import Precision, PrecisionName
@@ -32,10 +33,6 @@ CPU_TRIAL_ROUNDS = 6
 
 CPU_TRIAL_SECONDS = 5.0
 """...but no further round begins after this long."""
-
-REGIONAL_LAYERS = 24
-"""Deeper models are compiled by the block, as compiling all of them takes minutes. Not measured
-yet."""
 
 
 def probe(config: PretrainConfig, trial: Trial, optimizer: torch.optim.Optimizer) -> Machine:
@@ -160,7 +157,7 @@ def choose_engine(
         engine = replace(engine, cross_entropy=config.cross_entropy)
         engine = _works("cross_entropy", engine, trial, precision)
     elif on_gpu:
-        problem = _fused_problem(engine, trial, precision)
+        problem = _problem(replace(engine, cross_entropy="fused"), trial, precision)
         reasons["cross_entropy"] = f"fused does not work: {problem}" if problem else "fused works"
         engine = replace(engine, cross_entropy="plain" if problem else "fused")
     engine = replace(engine, compile=_compile(config, trial))
@@ -173,9 +170,9 @@ def choose_engine(
     return engine
 
 
-def _fused_problem(engine: Engine, trial: Trial, precision: Precision) -> str | None:
-    """Why the fused cross-entropy does not work; None when it does."""
-    trial.model.engine = replace(engine, cross_entropy="fused")
+def _problem(engine: Engine, trial: Trial, precision: Precision) -> str | None:
+    """Why an engine does not work; None when it does."""
+    trial.model.engine = engine
     try:
         return trial.problem(precision)
     except Exception as error:  # Triton's errors, a C compiler's among them, have no common class
@@ -184,8 +181,7 @@ def _fused_problem(engine: Engine, trial: Trial, precision: Precision) -> str | 
 
 def _works(setting: str, engine: Engine, trial: Trial, precision: Precision) -> Engine:
     """The engine with a setting that was asked for, or an error that says why it does not work."""
-    trial.model.engine = engine
-    problem = trial.problem(precision)
+    problem = _problem(engine, trial, precision)
     if problem is not None:
         raise HornbookError(
             f"{getattr(engine, setting)} does not work here: {problem}",
@@ -201,6 +197,4 @@ def _compile(config: PretrainConfig, trial: Trial) -> Compile:
         return config.compile
     if trial.device.type != "cuda":
         return "off"
-    sharded = hasattr(trial.model, "unshard")  # FSDP gathers each block between compiled parts
-    deep = trial.model.config.layers > REGIONAL_LAYERS
-    return "regional" if sharded or deep else "on"
+    return what_to_compile(trial.model.config.layers, sharded=hasattr(trial.model, "unshard"))

@@ -18,28 +18,19 @@ import torch
 
 from hornbook.model.engine import Engine
 from hornbook.optim.groups import set_learning_rate
+from hornbook.plan.rules import (
+    CPU_TOKENS,
+    FILLING_TOKENS,
+    GPU_TOKENS,
+    cpu_micro_batch,
+    even_rows,
+    memory_share,
+)
 from hornbook.train.config import PretrainConfig
 from hornbook.train.machine import Machine
 from hornbook.train.precision import Precision
-from hornbook.train.step import even_size, free_memory, is_out_of_memory
+from hornbook.train.step import free_memory, is_out_of_memory
 from hornbook.train.trial import Trial
-
-CPU_TOKENS = 4096
-"""Tokens of a micro-batch on a CPU. Measured flat within noise from 1,024 to 16,384."""
-
-CPU_LOGITS = 2**26
-"""Logits of a micro-batch on a CPU: 256 MiB in float32, held about three times."""
-
-GPU_TOKENS = 65536
-"""Most tokens of a micro-batch on a GPU. nanoGPT's 124M gained 2 % from 32,768 to this (H200)."""
-
-FILLING_TOKENS = 4096
-"""With so many tokens in a pass, nothing is computed again just to fit more: at 2.8B parameters
-4,096 tokens with all kept were 12 % faster than 8,192 with full checkpointing (H200)."""
-
-GPU_MEMORY_SHARE = 0.85
-"""Part of the GPU's memory that passes may take here where training is not compiled either; the
-rest is for evaluation and sampling. Where it is, they may take all: compiled they take less."""
 
 
 def choose_memory(
@@ -57,9 +48,10 @@ def choose_memory(
     count, tokens = trial.batch.inputs.shape
     if trial.device.type == "cuda":
         with _state_allocated(trial, optimizer):
-            limit = _memory_limit(
-                trial.device, 1.0 if machine.compile != "off" else GPU_MEMORY_SHARE
-            )
+            limit = _memory_limit(trial.device, memory_share(machine.compile))
+            if trial.world.size > 1 and not hasattr(trial.model, "unshard"):
+                # DDP holds gradients a second time, as they are exchanged; no pass here is wrapped.
+                limit -= sum(parameter.nbytes for parameter in trial.model.parameters())
             engines = _candidates(config, machine)
             if config.micro_batch:
                 rows = min(config.micro_batch, count)
@@ -69,6 +61,8 @@ def choose_memory(
                 enough = min(wanted, math.ceil(FILLING_TOKENS / tokens))
                 engine, rows = _most_rows(engines, trial, precision, wanted, enough, limit)
                 machine.reasons["micro_batch"] = f"{rows} of {wanted} rows that would pay fit"
+        if machine.checkpointing == "budget":
+            engine = replace(engine, checkpointing="budget")
         machine.use(replace(engine, compile=machine.compile))
     elif config.micro_batch:
         rows = min(config.micro_batch, count)
@@ -78,25 +72,13 @@ def choose_memory(
     machine.micro_batches = [[1, even_rows(count, rows)]]
 
 
-def cpu_micro_batch(rows: int, sequence_length: int, vocabulary_rows: int) -> int:
-    """Rows of a micro-batch on a CPU: by rule, not by timing, so that two runs choose the same."""
-    most = min(CPU_TOKENS // sequence_length, CPU_LOGITS // (sequence_length * vocabulary_rows))
-    return min(rows, max(1, most))
-
-
-def even_rows(rows: int, most: int) -> int:
-    """Rows of a micro-batch, at most `most`: all equal where that takes at most twice as many, as
-    each shape of its own would be compiled."""
-    for size in range(most, most // 2, -1):
-        if rows % size == 0:
-            return size
-    return even_size(rows, most)
-
-
 def _candidates(config: PretrainConfig, machine: Machine) -> list[Engine]:
     """What may be given up for memory, little by little: first that all logits are held at once,
-    then activations. Nothing is compiled."""
+    then activations. Nothing is compiled; `selective` stands in for what the compiler would do
+    with an activation budget."""
     first = replace(machine.engine(), compile="off")
+    if first.checkpointing == "budget":
+        first = replace(first, checkpointing="selective")
     engines = [first]
     if config.cross_entropy == "auto":
         engines.append(replace(first, cross_entropy="chunked"))

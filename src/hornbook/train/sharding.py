@@ -11,24 +11,18 @@ gradients over processes, which makes that the gradient of the step's mean loss.
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from hornbook.errors import HornbookError
 from hornbook.model.decoder import Decoder
 from hornbook.optim.config import OptimizerConfig
-from hornbook.optim.memory import state_bytes
+from hornbook.plan.rules import Kind, choose_sharding, whole_bytes
+from hornbook.plan.setup import WEIGHT_BYTES
 from hornbook.train.config import PretrainConfig
 from hornbook.train.objective import Forward
 from hornbook.train.parallel import World
-
-Kind = Literal["ddp", "fsdp", "hsdp"]
-
-REPLICATED_SHARE = 0.5
-"""DDP where weights, gradients and optimizer state take at most this share of a device's memory;
-the rest is for activations."""
 
 KEPT_SHARE = 0.25
 """FSDP keeps gathered weights and unreduced gradients from one micro-batch to the next where they
@@ -55,15 +49,17 @@ class Sharing:
             model: on the CPU, in the type its weights are stored in; what is sharded goes to the
                 device block by block, so that no GPU ever holds all of it.
         """
+        if self._world.size == 1:
+            return
         count = sum(parameter.numel() for parameter in model.parameters())
-        weights = sum(parameter.nbytes for parameter in model.parameters())
         memory = None
         if self._world.device.type == "cuda":
             memory = torch.cuda.mem_get_info()[1]
         self.kind = choose_sharding(
             self._config.sharding,
-            # DDP holds gradients twice: added up over micro-batches, and as they are exchanged.
-            whole_bytes=3 * weights + state_bytes(self._optimizer, model.config),
+            whole_bytes=whole_bytes(
+                model.config, self._optimizer, WEIGHT_BYTES[self._config.weights]
+            ),
             memory_bytes=memory,
             size=self._world.size,
             local_size=self._world.local_size,
@@ -145,43 +141,6 @@ def break_off(model: nn.Module) -> None:
         state: Any = model
         state._get_fsdp_state()._root_post_backward_final_callback()
         model.zero_grad(set_to_none=True)
-
-
-def choose_sharding(
-    wanted: str, *, whole_bytes: float, memory_bytes: float | None, size: int, local_size: int
-) -> Kind | None:
-    """How processes share a model: `ddp` where all of it fits on each device, else `fsdp`, or
-    `hsdp` where the part of a host's device fits without the other hosts.
-
-    Args:
-        wanted: `pretrain.sharding`.
-        whole_bytes: weights, gradients and optimizer state of the whole model.
-        memory_bytes: of one device; None: not known, taken as enough.
-        size: processes.
-        local_size: processes of a host.
-
-    Returns:
-        None for a process alone.
-
-    Raises:
-        HornbookError: `hsdp` is asked for on one host, or on hosts of unequal numbers.
-    """
-    if size == 1:
-        return None
-    if wanted == "hsdp" and (local_size == size or size % local_size):
-        raise HornbookError(
-            "hsdp needs several hosts with as many GPUs each",
-            where="pretrain.sharding",
-            hint="Set it to fsdp, or to auto",
-        )
-    if wanted != "auto":
-        chosen: Kind = wanted  # type: ignore[assignment]  # the recipe checked it
-        return chosen
-    most = float("inf") if memory_bytes is None else REPLICATED_SHARE * memory_bytes
-    if whole_bytes <= most:
-        return "ddp"
-    within = local_size < size and size % local_size == 0 and whole_bytes / local_size <= most
-    return "hsdp" if within else "fsdp"
 
 
 def _narrow(precision: str, device: torch.device) -> torch.dtype | None:

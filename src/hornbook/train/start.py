@@ -60,7 +60,10 @@ def choose_machine(
         The choices, model and objective bound so, and in words what is unlike what the checkpoint
         was trained with.
     """
-    earlier = Machine.read(folder)
+    # Read by process 0 alone: one that saw another file, or none yet, would take another way.
+    found = Machine.read(folder) if trial.world.is_main else None
+    values = trial.world.share(dataclasses.asdict(found) if found else None)
+    earlier = Machine(**values) if values else None
     if earlier is None and stored:
         earlier = Machine.from_json(
             stored["machine"],

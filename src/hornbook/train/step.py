@@ -285,7 +285,7 @@ class Stepper:
         if bad is None and (math.isfinite(norm) or self.precision.name == "fp16"):
             return
         first, end = rows
-        if bad is not None:
+        if bad is not None and count == end - first:  # else another process's rows may be the ones
             size = -(-count // len(losses))
             first, end = first + bad * size, min(end, first + (bad + 1) * size)
         what = "the gradient" if bad is None else "the loss"
