@@ -46,3 +46,11 @@ def test_more_of_anything_is_never_worse(
     loss = expected_loss(parameters, parameters / 2, tokens, unique)
     assert loss.low <= loss.nats <= loss.high
     assert loss.epochs >= 1
+
+
+@given(st.floats(1e5, 1e10), st.floats(1.0, 1e12), st.floats(1.0, 15.0))
+def test_no_model_is_expected_to_be_worse_than_guessing(
+    parameters: float, tokens: float, guessing: float
+) -> None:
+    loss = expected_loss(parameters, parameters / 2, tokens, tokens).at_most(guessing)
+    assert loss.low <= loss.nats <= loss.high <= guessing

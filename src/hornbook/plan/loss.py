@@ -19,7 +19,7 @@ the laws are held against.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 E, A, ALPHA, B, BETA = 1.8172, 482.01, 0.3478, 2085.43, 0.3658
 """Besiroglu et al. 2024; standard errors 0.03, 125, 0.02, 1293 and 0.02."""
@@ -79,6 +79,15 @@ class Loss:
     high: float
     epochs: float
     law: str
+
+    def at_most(self, guessing: float) -> Loss:
+        """Never worse than `guessing`: the laws know no vocabulary and, for a few tokens, say so.
+
+        Args:
+            guessing: nats a token of guessing evenly, the logarithm of the vocabulary.
+        """
+        nats, low, high = (min(value, guessing) for value in (self.nats, self.low, self.high))
+        return replace(self, nats=nats, low=low, high=high)
 
 
 def expected_loss(parameters: float, blocks: float, tokens: float, unique: float) -> Loss:

@@ -6,6 +6,7 @@ steps in the place of what was predicted. Each part says whether it was measured
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 from hornbook.model.config import ModelConfig
@@ -111,7 +112,8 @@ class Prediction:
             return None
         count = self.count
         unique = self.horizon.unique or self.tokens
-        return expected_loss(count.total, count.blocks, self.tokens, unique)
+        loss = expected_loss(count.total, count.blocks, self.tokens, unique)
+        return loss.at_most(math.log(self.config.vocabulary))
 
     @property
     def speed_measured(self) -> bool:

@@ -145,6 +145,8 @@ class Machine:
         threads = f", CPU threads: {self.threads}" if self.device == "cpu" else ""
         reason = f" ({self.reasons['precision']})" if "precision" in self.reasons else ""
         usual, others = Machine("", "", "fp32", 0, "", {}), ""
+        if self.processes > 1:
+            others = f"; {self.processes} processes"
         for name in OTHER_CHOICES:
             value = getattr(self, name)
             if value != getattr(usual, name):
