@@ -207,10 +207,13 @@ def test_a_mixture_of_token_folders_needs_no_text_of_its_own() -> None:
     assert stages_of(recipe) == NAMES
 
 
-def test_again_does_a_finished_stage_from_nothing(tmp_path: Path, calls: list[str]) -> None:
+def test_again_does_a_finished_stage_from_nothing(
+    tmp_path: Path, calls: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     run = RunDirectory(tmp_path / "run")
     run_stages(Recipe(), run, ["prepare"])
     run_stages(Recipe(), run, ["prepare"], again=True)
+    assert "changed" not in "".join(capsys.readouterr())
     assert calls == ["prepare", "prepare"]
     (kept,) = (run.path / RETIRED).iterdir()
     assert (kept / "result").exists()

@@ -129,8 +129,8 @@ class RunDirectory:
         """Write `stage.json`, atomically."""
         write_json(self.folder(record.stage) / "stage.json", vars(record))
 
-    def retire(self, stage: str) -> None:
-        """Move a stage's folder away, since other settings or inputs are asked for now.
+    def retire(self, stage: str, why: str = "settings or inputs changed") -> None:
+        """Move a stage's folder away, and say why.
 
         A stage that failed before it wrote anything leaves nothing to keep.
         """
@@ -146,7 +146,7 @@ class RunDirectory:
         with disk_errors(target):
             target.parent.mkdir(exist_ok=True)
             os.replace(folder, target)
-        say(f"{stage}: settings or inputs changed; the earlier result is kept in {target}")
+        say(f"{stage}: {why}; the earlier result is kept in {target}")
 
 
 def digest(value: Any) -> str:

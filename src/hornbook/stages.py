@@ -306,7 +306,7 @@ def run_stage(
     decisive = [fingerprint_settings(getattr(recipe, name)) for name in stage.sections]
     fingerprint = digest([stage.name, decisive, inputs])
     if again and earlier:
-        run.retire(stage.name)
+        run.retire(stage.name, "to be done again")
         earlier = None
     if earlier and earlier.fingerprint == fingerprint:
         if earlier.outcome == "done" and earlier.settings == settings:
