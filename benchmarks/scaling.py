@@ -1,7 +1,7 @@
 """What several GPUs give: tokens a second of one against all of them, and the same losses.
 
     python benchmarks/scaling.py --out benchmarks/results             # all GPUs of this machine
-    python benchmarks/scaling.py --out /tmp/x --tiny --device cpu     # a rehearsal
+    python benchmarks/scaling.py --out build/rehearsal --tiny --device cpu     # a rehearsal
 
 One group of processes runs every case through the real `Trainer`. "alone" is each process training
 by itself at the same time, with the same tokens a step. Speeds are medians of the steps after the
