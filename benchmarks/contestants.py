@@ -84,6 +84,7 @@ class Settings:
     attention: Literal["auto", "cudnn", "flash", "efficient", "math"] = "auto"
     cross_entropy: Literal["plain", "chunked", "fused"] = "plain"
     residual: Literal["fp32", "bf16"] = "fp32"
+    mlp: Literal["plain", "fused"] = "plain"
     compile: Literal["on", "regional", "off"] = "on"
     float8: bool = False
 
@@ -140,13 +141,15 @@ class Hornbook:
     def __init__(self, settings: Settings, device: torch.device):
         with device:
             model = Decoder(settings.model())
-        prepare_weights(model, PretrainConfig(weights=settings.weights, float8=settings.float8))
+        config = PretrainConfig(weights=settings.weights, float8=settings.float8)
+        prepare_weights(model, config, device)
         model.engine = Engine(
             attention=settings.attention,
             checkpointing=settings.checkpointing,
             budget=settings.budget if settings.checkpointing == "budget" else 1.0,
             cross_entropy=settings.cross_entropy,
             residual=settings.residual,
+            mlp=settings.mlp,
             compile=settings.compile,
             float8=settings.float8,
         )

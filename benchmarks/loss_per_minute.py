@@ -8,8 +8,9 @@
 
 A contestant is `nanogpt:LEARNING_RATE` (300 s), `nanochat:SCALE:BATCH` (`--peer-tokens` tokens;
 SCALE multiplies its own learning rates), or `hornbook:RECIPE:SEED`, for another length than the
-recipe's with `:TOKENS` or `:SECONDSs` (`hornbook:speedrun:1:60s`). They are dealt out to `--gpus` in turn; each GPU has one process, so that a program is
-compiled once.
+recipe's with `:TOKENS` or `:SECONDSs`, with settings changed after that
+(`hornbook:speedrun:1:35s:model.smear=false,optimizer.weight_decay=0.03`). They are dealt out to
+`--gpus` in turn; each GPU has one process, so that a program is compiled once.
 
 The same for all: the training tokens, rows of 1,024 (the peers': at random places), bf16, and a
 validation loss in nats a token over the whole held-out split in consecutive rows (float32
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import yaml
 from common import best_device, machine, parser_for
 from torch import Tensor
 
@@ -152,6 +154,9 @@ def work(arguments: argparse.Namespace) -> None:
     """One process on one GPU: train the contestants in order, print each point as a JSON line."""
     device = best_device().type
     began = time.perf_counter()
+    if arguments.memory_gb and device == "cuda":
+        share = arguments.memory_gb * 1e9 / torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction(share)
     data = Data(arguments.tokens, device, arguments.micro_rows)
     loaded: dict[str, Peer] = {}
     for name in arguments.contestants:
@@ -201,6 +206,10 @@ def our_curve(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     _, recipe, seed, *length = name.split(":")
     pretrain: dict[str, Any] = {"seed": int(seed), "evaluate_tokens": 0}
     settings: dict[str, Any] = {"pretrain": pretrain, "data": {"seed": int(seed)}}
+    for change in length[1].split(",") if len(length) > 1 else ():
+        where, _, value = change.partition("=")
+        section, _, setting = where.partition(".")
+        settings.setdefault(section, {})[setting] = yaml.safe_load(value)
     if arguments.tiny:
         settings["model"] = {"layers": 6, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16}
         pretrain |= {"tokens": 10240, "global_batch_tokens": 1024, "evaluate_every": 5}
@@ -213,7 +222,7 @@ def our_curve(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
             )[-1]
             speed = measured["tokens"] / measured["seconds"]
             pretrain["tokens"] = int(float(length[0][:-1]) * SHARE_OF_SECONDS * speed)
-        elif length:
+        elif length and length[0]:
             pretrain["tokens"] = int(length[0])
         return train(recipe, arguments.tokens, out / "run", settings)
 
@@ -258,7 +267,7 @@ def _start_worker(
         "--nanochat": arguments.nanochat, "--peer-tokens": arguments.peer_tokens,
         "--nanogpt-seconds": arguments.nanogpt_seconds, "--stop": arguments.stop,
         "--every": arguments.every, "--micro-rows": arguments.micro_rows,
-        "--deadline": arguments.deadline,
+        "--deadline": arguments.deadline, "--memory-gb": arguments.memory_gb,
     }  # fmt: skip
     words = [str(word) for pair in options.items() for word in pair]
     command = [sys.executable, __file__, "--worker", *words, *contestants]
@@ -323,6 +332,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=10.0, help="seconds between points")
     parser.add_argument("--micro-rows", type=int, default=64, help="rows in a forward pass")
     parser.add_argument("--deadline", type=float, default=1e9, help="start no run after this")
+    parser.add_argument("--memory-gb", type=float, default=0.0, help="of a GPU, held by PyTorch")
     parser.add_argument("--stop", type=float, default=0.0, help="end nanoGPT's runs earlier")
     parser.add_argument("--recheck", type=Path, help="stored curves to compare a segment with")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)

@@ -63,7 +63,8 @@ LINEUPS: dict[str, dict[str, list[Settings]]] = {
         "unconstrained": [_ours("124m", 64)],
         "6": [
             _ours("124m", 8, 6.0),
-            _ours("124m", 16, 6.0, cross_entropy="chunked", **LOW),
+            _ours("124m", 12, 6.0, cross_entropy="chunked", **LOW),
+            _ours("124m", 16, 6.0, cross_entropy="chunked", checkpointing="selective"),
         ],
     },
     "712m": {

@@ -33,7 +33,12 @@ from contestants import PRESETS, Settings
 from hornbook.model.presets import PRESETS as CONFIGS
 from hornbook.plan.rules import what_to_compile
 
-KERNELS: dict[str, Any] = {"attention": "cudnn", "residual": "bf16", "cross_entropy": "fused"}
+KERNELS: dict[str, Any] = {
+    "attention": "cudnn",
+    "residual": "bf16",
+    "cross_entropy": "fused",
+    "mlp": "fused",
+}
 """What the probe is expected to choose on an H100 or H200; `compile` follows from the layers."""
 
 FORTY: dict[str, Any] = {"memory_gb": 40.0, "weights": "bf16", "expandable_segments": True}

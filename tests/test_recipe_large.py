@@ -15,7 +15,7 @@ from hornbook.cli import main
 from hornbook.files import read_json
 from hornbook.model.count import parameters
 from hornbook.model.presets import resolve
-from hornbook.optim.memory import state_bytes
+from hornbook.plan.matrices import state_bytes
 from hornbook.recipe import load_recipe
 
 SMALL = [
@@ -50,7 +50,7 @@ def test_the_architecture_is_the_one_named(
 def test_phi2_fits_40_gb_on_paper() -> None:
     recipe = load_recipe("phi2-40gb")
     config = resolve(recipe.model, 50295 + 16)
-    fixed = 2 * 2 * parameters(config).total + state_bytes(recipe.optimizer, config)
+    fixed = 2 * 2 * parameters(config).total + state_bytes(config, recipe.optimizer)
     assert recipe.pretrain.weights == "bf16"
     assert fixed / 1e9 == pytest.approx(16.8, abs=0.1)  # as the recipe's comment says
 

@@ -104,6 +104,95 @@ def test_failure_is_recorded_and_the_stage_runs_again(
     assert calls == NAMES
 
 
+def failing(stage: stages.Stage, error: Exception, *names: str) -> stages.Stage:
+    """A stage that writes some files and then fails."""
+
+    def fail(recipe: Recipe, run: RunDirectory) -> Result:
+        """Fail."""
+        for name in names:
+            (run.folder(stage.name) / name).parent.mkdir(exist_ok=True)
+            (run.folder(stage.name) / name).write_text("" if name == "metrics.jsonl" else "{}")
+        raise error
+
+    return replace(stage, execute=fail)
+
+
+STARTED = ("machine.json", "metrics.jsonl", "tensorboard/events.out.tfevents.1.host")
+"""What a training leaves that was refused before its first step."""
+
+
+@pytest.mark.parametrize("change", ["model.preset", "pretrain.steps", "again"])
+def test_a_refused_start_changes_nothing(
+    tmp_path: Path,
+    calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: str,
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.adopt(Recipe())
+    run_stages(Recipe(), run, NAMES)
+    record = run.record("pretrain")
+    refused, good = HornbookError("does not fit"), stages.STAGES["pretrain"]
+    monkeypatch.setitem(stages.STAGES, "pretrain", failing(good, refused, *STARTED))
+    recipe = Recipe(description="another")
+    if change == "model.preset":
+        recipe.model.preset = "llama-5m"  # another fingerprint: the earlier result is moved away
+    else:
+        recipe.pretrain.steps = 10
+    run.adopt(recipe)
+    with pytest.raises(HornbookError, match="does not fit"):
+        run_stages(recipe, run, ["pretrain"], again=change == "again")
+    assert run.recipe() == replace(Recipe(), description="another"), "other settings stay"
+    assert run.record("pretrain") == record
+    assert (run.folder("pretrain") / "result").exists()
+    assert not (run.path / RETIRED).exists()
+    assert "did not begin; the run keeps the settings it had" in capsys.readouterr().err
+    calls.clear()
+    assert run_stages(run.recipe(), run, NAMES) and not calls
+
+
+def test_a_failure_in_the_middle_keeps_its_settings(
+    tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.adopt(Recipe())
+    run_stages(Recipe(), run, NAMES)
+    failed = failing(stages.STAGES["pretrain"], HornbookError("disk full"), "checkpoint")
+    monkeypatch.setitem(stages.STAGES, "pretrain", failed)
+    recipe = Recipe()
+    recipe.pretrain.steps = 10
+    run.adopt(recipe)
+    with pytest.raises(HornbookError, match="disk full"):
+        run_stages(recipe, run, ["pretrain"])
+    record = run.record("pretrain")
+    assert record is not None and record.outcome == "failed"
+    assert run.recipe() == recipe
+
+
+@pytest.mark.parametrize("error", [HornbookError("does not fit"), ZeroDivisionError()])
+def test_a_start_that_failed_leaves_nothing_to_keep(
+    tmp_path: Path,
+    calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+) -> None:
+    run, good = RunDirectory(tmp_path / "run"), stages.STAGES["pretrain"]
+    run.adopt(Recipe())
+    run_stages(Recipe(), run, ["prepare", "tokenize"])
+    monkeypatch.setitem(stages.STAGES, "pretrain", failing(good, error, *STARTED))
+    recipe = Recipe()
+    recipe.model.preset = "llama-5m"
+    with pytest.raises(type(error)):
+        run_stages(recipe, run, ["pretrain"])
+    monkeypatch.setitem(stages.STAGES, "pretrain", good)
+    run_stages(Recipe(), run, ["pretrain"])
+    assert not (run.path / RETIRED).exists()
+    assert not (run.folder("pretrain") / "machine.json").exists(), "it is another model's"
+    assert "changed" not in capsys.readouterr().err
+
+
 def test_a_stage_needs_the_ones_before_it(tmp_path: Path, calls: list[str]) -> None:
     with pytest.raises(HornbookError, match=r"tokenize needs prepare.*hornbook prepare --run"):
         run_stages(Recipe(), RunDirectory(tmp_path / "run"), ["tokenize"])

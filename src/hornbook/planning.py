@@ -6,6 +6,7 @@ the recipe and the text for it, and lets `train` rehearse real steps.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -37,6 +38,9 @@ KNOWN_VOCABULARIES = {"gpt2": 50257, "p50k_base": 50281, "cl100k_base": 100277, 
 
 SPECIAL_TOKENS = 16
 
+CHARACTERS = 128
+"""Of an English text, and the special ones."""
+
 BUILT_IN_TEXTS = {"shakespeare": 5.06e6}
 """Bytes of the texts that `prepare` can fetch."""
 
@@ -56,6 +60,12 @@ def plan(arguments: Namespace, overrides: dict[str, Any]) -> int:
     if recipe is not None and gpu == "this" and recipe.pretrain.device == "cpu":
         gpu = "cpu"
     device = find_device(gpu)
+    gpus = recipe.pretrain.gpus if recipe else overrides.get("pretrain", {}).get("gpus") or 0
+    if device.kind == "cpu" and gpus > 1:
+        raise HornbookError(
+            f"a processor counts once, not {gpus} times", where="--gpus",
+            hint="Give --gpus 1, or name a --gpu",
+        )  # fmt: skip
     note = ""
     if recipe is None:
         prediction, note, recipe = _design(arguments, overrides, device)
@@ -63,7 +73,9 @@ def plan(arguments: Namespace, overrides: dict[str, Any]) -> int:
         horizon = _horizon(arguments, recipe)
         config, wishes = _wishes(arguments, recipe)
         _check_device(wishes, device)
-        prediction = predict(recipe.name, config, wishes, device, horizon, arguments.price)
+        prediction = predict(
+            recipe.name, config, wishes, device, horizon, arguments.price, _others(recipe, config)
+        )
     if arguments.probe:
         if prediction.choice.setup.gpus > 1:
             raise HornbookError("--probe tries one GPU, not several", hint="Leave --gpus out")
@@ -162,6 +174,24 @@ def _wishes(arguments: Namespace, recipe: Recipe) -> tuple[ModelConfig, Wishes]:
     return config, Wishes(**given)
 
 
+def _others(recipe: Recipe, config: ModelConfig) -> dict[str, ModelConfig]:
+    """The other presets as this recipe would have them, with its tokenizer and rows as long, by how
+    to ask for each."""
+    from hornbook.model.presets import PRESETS, resolve
+
+    found = {}
+    for name, preset in PRESETS.items():
+        if config.family not in (preset.family, "phi"):
+            continue  # Phi-2 is alone in its family
+        settings, words = dataclasses.replace(recipe.model, preset=name), f"--model.preset {name}"
+        if settings.context is None and preset.context != config.context:
+            settings = dataclasses.replace(settings, context=config.context)
+            words += f" --model.context {config.context}"
+        with contextlib.suppress(HornbookError):  # it does not go with what the recipe sets besides
+            found[words] = resolve(settings, config.vocabulary)
+    return found
+
+
 def _vocabulary(arguments: Namespace, recipe: Recipe) -> int:
     """Token ids of the tokenizer that the recipe will have."""
     from hornbook.plan.write import VOCABULARY
@@ -175,6 +205,8 @@ def _vocabulary(arguments: Namespace, recipe: Recipe) -> int:
     if tokenize.kind in KNOWN_VOCABULARIES:
         special = SPECIAL_TOKENS if tokenize.special_tokens else 0
         return KNOWN_VOCABULARIES[tokenize.kind] + special
+    if tokenize.kind == "characters":
+        return CHARACTERS
     if tokenize.vocabulary:
         return tokenize.vocabulary
     size = _text_bytes(arguments, recipe)
@@ -187,23 +219,26 @@ def _vocabulary(arguments: Namespace, recipe: Recipe) -> int:
 
 def _horizon(arguments: Namespace, recipe: Recipe) -> Horizon:
     """How long: what is said here, else what the recipe says; and how much text there is."""
+    from hornbook.plan.loss import bytes_per_token
     from hornbook.plan.predict import Horizon
-    from hornbook.plan.write import bytes_per_token
 
-    unique = 0.0
+    unique, size = 0.0, bytes_per_token(_vocabulary(arguments, recipe))
+    if recipe.tokenize.kind == "characters":
+        size = 1.0
     manifest = _run_folder(arguments) / "tokenize" / "manifest.json"
     if manifest.is_file() and not arguments.text:
         from hornbook.tokens.manifest import Manifest
 
-        unique = float(Manifest.read(manifest.parent).totals("train").tokens)
-    elif size := _text_bytes(arguments, recipe):
-        unique = size / bytes_per_token(_vocabulary(arguments, recipe))
+        totals = Manifest.read(manifest.parent).totals("train")
+        unique, size = float(totals.tokens), totals.bytes / max(1, totals.tokens)
+    elif text := _text_bytes(arguments, recipe):
+        unique = text / size
     if arguments.tokens or arguments.hours:
-        return Horizon(arguments.tokens, arguments.hours, unique)
+        return Horizon(arguments.tokens, arguments.hours, unique, size)
     config = recipe.pretrain
     lengths = [config.tokens, config.steps * config.global_batch_tokens]
     tokens = min((length for length in lengths if length), default=0)
-    return Horizon(float(tokens), 0.0 if tokens else config.minutes / 60, unique)
+    return Horizon(float(tokens), config.minutes / 60, unique, size)
 
 
 def _run_folder(arguments: Namespace) -> Path:

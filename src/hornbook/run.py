@@ -7,12 +7,14 @@ a run after a crash goes on where it stopped, and a changed setting re-runs what
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,9 @@ from hornbook.recipe import Recipe, load_recipe, write_recipe
 
 RETIRED = "retired"
 """Folder in a run directory that keeps what a changed setting replaced."""
+
+AT_EVERY_START = ("stage.json", "machine.json", "events.out.tfevents")
+"""How names of files begin that a stage writes before there is anything to show."""
 
 
 @dataclass
@@ -53,6 +58,7 @@ class RunDirectory:
 
     def __init__(self, path: Path):
         self.path = path
+        self._recipe_before: Recipe | None = None
 
     @property
     def recipe_file(self) -> Path:
@@ -88,6 +94,7 @@ class RunDirectory:
     def adopt(self, recipe: Recipe) -> None:
         """Make the directory this recipe's, unless it is another one's."""
         self.check_owner(recipe)
+        self._recipe_before = self.recipe() if self.recipe_file.exists() else None
         write_recipe(recipe, self.recipe_file)
 
     @contextlib.contextmanager
@@ -129,16 +136,25 @@ class RunDirectory:
         """Write `stage.json`, atomically."""
         write_json(self.folder(record.stage) / "stage.json", vars(record))
 
-    def retire(self, stage: str, why: str = "settings or inputs changed") -> None:
-        """Move a stage's folder away, and say why.
+    def contents(self, stage: str) -> dict[Path, tuple[int, int]]:
+        """Size and time of the files that hold what a stage has done."""
+        found = ((path, path.stat()) for path in self.folder(stage).rglob("*") if path.is_file())
+        return {
+            path: (state.st_size, state.st_mtime_ns)
+            for path, state in found
+            if state.st_size and not path.name.startswith(AT_EVERY_START)
+        }
 
-        A stage that failed before it wrote anything leaves nothing to keep.
+    def retire(self, stage: str, why: str = "settings or inputs changed") -> Path | None:
+        """Move a stage's folder away, and say why; returns where it is now.
+
+        A stage that failed before it did anything leaves nothing to keep.
         """
         folder = self.folder(stage)
-        record = folder / "stage.json"
-        if [path for path in folder.rglob("*") if path.is_file()] == [record]:
-            record.unlink()
-            return
+        if not self.contents(stage):
+            with disk_errors(folder):
+                shutil.rmtree(folder)
+            return None
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         target = self.path / RETIRED / f"{stage}-{stamp}"
         while target.exists():  # twice in one second
@@ -147,6 +163,22 @@ class RunDirectory:
             target.parent.mkdir(exist_ok=True)
             os.replace(folder, target)
         say(f"{stage}: {why}; the earlier result is kept in {target}")
+        return target
+
+    def put_back(self, stage: str, sections: Sequence[str], retired: Path | None) -> None:
+        """After a start that was refused before it did anything: the result that was retired for
+        it, and the stage's settings in the recipe, are as they were before `adopt`."""
+        if retired:
+            shutil.rmtree(self.folder(stage))
+            os.replace(retired, self.folder(stage))
+            with contextlib.suppress(OSError):  # holds other results
+                retired.parent.rmdir()
+        if self._recipe_before:
+            own = {name: getattr(self._recipe_before, name) for name in sections}
+            recipe = self.recipe()
+            if (kept := dataclasses.replace(recipe, **own)) != recipe:
+                write_recipe(kept, self.recipe_file)
+                say(f"{stage}: did not begin; the run keeps the settings it had")
 
 
 def digest(value: Any) -> str:

@@ -6,6 +6,7 @@ function here that hands plain paths and settings to its room; rooms are importe
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import traceback
@@ -290,6 +291,7 @@ def run_stage(
 
     A stage with the same fingerprint that is not finished, or whose horizon was raised, goes on in
     its folder; one with another fingerprint moves the old folder to `retired/` and starts anew.
+    What refuses to begin leaves recipe and earlier result as they were.
     """
     settings = {name: dataclasses.asdict(getattr(recipe, name)) for name in stage.sections}
     settings = json.loads(json.dumps(settings))
@@ -305,15 +307,17 @@ def run_stage(
         return earlier
     decisive = [fingerprint_settings(getattr(recipe, name)) for name in stage.sections]
     fingerprint = digest([stage.name, decisive, inputs])
-    if again and earlier:
-        run.retire(stage.name, "to be done again")
-        earlier = None
-    if earlier and earlier.fingerprint == fingerprint:
+    same = earlier is not None and earlier.fingerprint == fingerprint and not again
+    retired: Path | None = None
+    if earlier and same:
         if earlier.outcome == "done" and earlier.settings == settings:
             say(f"{stage.name}: done already")
             return earlier
+    elif earlier and again:
+        retired = run.retire(stage.name, "to be done again")
     elif earlier and stage.retires:
-        run.retire(stage.name)
+        retired = run.retire(stage.name)
+    before = run.contents(stage.name)
     say(f"{stage.name}: {(stage.execute.__doc__ or '').splitlines()[0]}")
     record = StageRecord(
         stage.name,
@@ -321,7 +325,7 @@ def run_stage(
         settings,
         inputs,
         versions(),
-        started=earlier.started if earlier and earlier.fingerprint == fingerprint else now(),
+        started=earlier.started if earlier and same else now(),
     )
     run.write_record(record)
     try:
@@ -330,7 +334,11 @@ def run_stage(
         record.outcome = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         record.ended = now()
         record.summary = {"error": "".join(traceback.format_exception_only(error)).strip()}
-        _write_if_possible(run, record)
+        with _if_possible(record.stage):
+            if isinstance(error, HornbookError) and run.contents(stage.name) == before:
+                run.put_back(stage.name, stage.sections, retired)
+                record = earlier or record
+            run.write_record(record)
         raise
     record.outcome, record.output, record.summary = result.outcome, result.output, result.summary
     record.ended = now()
@@ -338,12 +346,13 @@ def run_stage(
     return record
 
 
-def _write_if_possible(run: RunDirectory, record: StageRecord) -> None:
-    """Note a failure; a disk that is full or gone must not hide the failure itself."""
+@contextlib.contextmanager
+def _if_possible(stage: str) -> Iterator[None]:
+    """To note a failure: a disk that is full or gone must not hide the failure itself."""
     try:
-        run.write_record(record)
+        yield
     except (HornbookError, OSError) as error:
-        say(f"{record.stage}: could not write stage.json ({error})")
+        say(f"{stage}: could not write down that it failed ({error})")
 
 
 def _outputs_before(recipe: Recipe, run: RunDirectory, stage: Stage) -> dict[str, str]:

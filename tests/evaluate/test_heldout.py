@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,37 @@ def test_a_large_vocabulary_is_taken_in_parts(
     monkeypatch.setattr("hornbook.evaluate.heldout.HEAD_LOGITS", 1000)
     parts = evaluate_documents(model, tokenizer, TEXTS, EvaluateConfig())
     assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+def test_out_of_memory_halves_the_rows(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = small_model("gpt2", tokenizer)
+    whole = evaluate_documents(model, tokenizer, TEXTS, EvaluateConfig())
+    hidden, most, passes = model.hidden, 3, []
+
+    def limited(ids: torch.Tensor) -> torch.Tensor:
+        passes.append(len(ids))
+        if len(ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return hidden(ids)
+
+    monkeypatch.setattr(model, "hidden", limited)
+    halved = evaluate_documents(model, tokenizer, TEXTS, EvaluateConfig())
+    assert halved == replace(
+        whole,
+        loss=pytest.approx(whole.loss, rel=1e-6),
+        perplexity=pytest.approx(whole.perplexity, rel=1e-5),
+        bits_per_byte=pytest.approx(whole.bits_per_byte, rel=1e-6),
+    )
+    first = next(number for number, rows in enumerate(passes) if rows <= most)
+    assert max(passes[first:]) <= most, "what did not fit is not tried again"
+    assert "out of memory while evaluating" in capsys.readouterr().err
+    most = 0
+    with pytest.raises(
+        HornbookError, match=r"one row does not fit in memory.*evaluate\.device cpu"
+    ):
+        evaluate_documents(model, tokenizer, TEXTS, EvaluateConfig())
 
 
 def test_record_of_evals_jsonl(tokenizer: Tokenizer) -> None:

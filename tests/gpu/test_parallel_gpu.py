@@ -12,6 +12,7 @@ import pytest
 import torch
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "scaling.py"
+SCRIPT = Path(__file__).parents[1] / "train" / "agreeing.py"
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -27,3 +28,22 @@ def test_two_gpus_learn_what_one_does(tmp_path: Path) -> None:
         ours = cases[name]["losses"]
         # bf16 products: the order in which they add up differs with the number of rows.
         assert ours == pytest.approx(expected[: len(ours)], rel=2e-2), name
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_agree_and_exchange_no_more_than_it_takes(tmp_path: Path) -> None:
+    """As `tests/train/test_agreement.py` has it on CPUs."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        "--nproc-per-node", "2", str(SCRIPT), str(tmp_path), "cuda",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    for rank, problem in enumerate(("no such kernel (in process 1 of 2)", "no such kernel")):
+        found = json.loads((tmp_path / f"process-{rank}.json").read_text())
+        assert found["weights"] == {"fp32": [], "bf16": []}
+        assert found["problem"] == {"ddp": problem, "fsdp": problem}
+        counts = found["exchanged"]
+        assert counts["fsdp, kept"]["_allgather_base_"] == 3
+        assert counts["fsdp, kept"]["_reduce_scatter_base_"] == 3
+        assert counts["hsdp"]["allreduce_"] == 3

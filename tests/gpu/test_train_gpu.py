@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
-from tiny_run import MODEL, CountingRows, events, fit, losses, records
+from tiny_run import MODEL, CountingRows, build, events, fit, losses, records
 
 from hornbook.errors import HornbookError
+from hornbook.evaluate.heldout import Window, _score
 from hornbook.model.decoder import Decoder
 from hornbook.optim.config import OptimizerConfig
 from hornbook.optim.groups import build_optimizer
@@ -25,8 +27,9 @@ from hornbook.train.machine import Machine
 from hornbook.train.objective import NextToken, bind
 from hornbook.train.precision import Precision
 from hornbook.train.probe_attention import fastest_attention
-from hornbook.train.step import NotFinite, Stepper
+from hornbook.train.step import Moment, NotFinite, Stepper
 from hornbook.train.trial import Trial
+from hornbook.train.validation import ValidationLoss
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -41,6 +44,7 @@ EAGER = {"device": "cuda", "compile": "off", "precision": "bf16", "evaluate_ever
 @pytest.fixture(autouse=True)
 def memory_given_back() -> Any:
     yield
+    torch.cuda.set_sync_debug_mode("default")
     torch.cuda.set_per_process_memory_fraction(1.0)
     torch.cuda.empty_cache()
     torch.compiler.reset()
@@ -128,6 +132,59 @@ def test_no_step_waits_for_the_device(tmp_path: Path) -> None:
             assert all(math.isfinite(each.result().loss) for each in pending)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "adamw8bit", "muon"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_loop_waits_for_nothing_but_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, precision: str
+) -> None:
+    settings = {**EAGER, "precision": precision, "steps": 30, "sample_every": 0}
+    trainer = build(tmp_path, {**settings, "checkpoint_every": 0}, model=SMALL,
+                    optimizer={"kind": kind})  # fmt: skip
+    steps: list[str] = []
+    wait, one_step = Moment.wait, trainer._one_step
+
+    def waiting(moment: Moment) -> None:
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("default")
+        wait(moment)
+        torch.cuda.set_sync_debug_mode(mode)
+
+    def watched(*arguments: Any) -> None:
+        steps.append("error" if 5 <= len(steps) < 25 else "default")  # the first load kernels
+        torch.cuda.set_sync_debug_mode(steps[-1])
+        one_step(*arguments)
+
+    monkeypatch.setattr(Moment, "wait", waiting)
+    monkeypatch.setattr(trainer, "_one_step", watched)
+    assert trainer.fit().step == len(steps) == 30
+
+
+def test_a_step_takes_what_the_device_takes(tmp_path: Path) -> None:
+    """Here the host is the slower one, so that a step is long over when it is read at a drain."""
+
+    class Late(CountingRows):
+        """Is a second late with rows that are prepared well after the start."""
+
+        def rows(self, start: int, count: int) -> Batch:
+            if start == 8 * 30:
+                time.sleep(1.0)
+            return super().rows(start, count)
+
+    settings = {**EAGER, "steps": 41, "evaluate_every": 3, "sample_every": 0}
+    outcome = fit(tmp_path, {**settings, "checkpoint_every": 7}, model=SMALL, source=Late())
+    lines = [line for line in records(tmp_path) if "loss" in line]
+    seconds = torch.tensor([8 * 16 / line["tokens_per_second"] for line in lines])
+    assert len(seconds) == 41
+    median = float(seconds.median())
+    # Without the first steps, which load kernels, and with one that had to wait for its rows.
+    usual = torch.cat([seconds[5:30], seconds[31:]])
+    print(f"median {median:.5f} s, least {usual.min():.5f}, most {usual.max():.5f}")
+    assert usual.min() > median / 4 and usual.quantile(0.9) < 3 * median
+    assert float(seconds[30]) > 0.5, "waiting for data is part of a step"
+    assert float(seconds.sum()) < outcome.seconds
+    assert lines[-1]["memory_gb"] <= torch.cuda.max_memory_allocated() / 1e9
+
+
 def test_deterministic_runs_are_bit_identical_also_when_resumed(tmp_path: Path) -> None:
     settings = {"device": "cuda", "deterministic": True, "checkpoint_every": 5}
     constant = {"schedule": "constant", "warmup_steps": 0}
@@ -207,6 +264,26 @@ def test_out_of_memory_in_the_middle(tmp_path: Path) -> None:
     changes = events(tmp_path, "micro_batch")
     assert len(changes) >= 1 and "memory had run out" in changes[0]["message"]
     assert records(tmp_path)[-2]["micro_batch"] in (1, 2)
+
+
+@torch.no_grad()
+def test_evaluation_takes_what_memory_there_is() -> None:
+    """As many rows as fit, both while training and of documents; numbers are the same."""
+    config = replace(MODEL, **SMALL, vocabulary=50257, vocabulary_rows=50304, context=1024)
+    model = Decoder(config, torch.Generator().manual_seed(1)).to(CUDA).eval()
+    ids = torch.randint(0, 50257, (8, 1025), generator=torch.Generator().manual_seed(2))
+    windows = [Window(row[:-1].int().numpy(), row[1:].int().numpy()) for row in ids]
+    whole = _score(model, windows)
+    assert whole is not None
+    leave(0.5)
+    assert _score(model, windows * 128) is None
+    torch.cuda.empty_cache()
+    parts = [_score(model, [window]) for window in windows]
+    assert sum(part[0] for part in parts if part) == pytest.approx(whole[0], rel=1e-5)
+    validation = ValidationLoss.__new__(ValidationLoss)
+    batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+    losses = validation._losses(model, batch, CUDA)
+    assert losses is not None and float(losses.sum()) == pytest.approx(whole[0], rel=1e-5)
 
 
 def test_one_row_that_does_not_fit_is_an_error(tmp_path: Path) -> None:

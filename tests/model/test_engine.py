@@ -197,4 +197,4 @@ def test_gelu_inside_the_products(family, mode, tiny_decoder):
 def test_gelu_inside_the_products_keeps_no_more(tiny_decoder):
     decoder = tiny_decoder("gpt2")
     plain, fused = (kept(decoder, Engine(mlp=mlp)) for mlp in ("plain", "fused"))
-    assert fused < plain
+    assert fused <= plain

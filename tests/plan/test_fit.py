@@ -13,6 +13,7 @@ from hornbook.plan.fit import choose, memory_limit, remedies, smallest
 from hornbook.plan.setup import Wishes
 
 PHI2, GPT2 = PRESETS["phi2"], PRESETS["gpt2-124m"]
+SMALL = PRESETS["llama-350m"]
 HALF_MILLION = Wishes(1024, 524288)
 
 
@@ -65,7 +66,9 @@ def test_a_card_without_bf16_gets_fp16_and_no_bf16_weights() -> None:
     choice = choose(GPT2, HALF_MILLION, t4)
     assert choice is not None
     assert choice.setup.precision == "fp16"
-    assert not any("weights bf16" in remedy.change for remedy in remedies(PHI2, HALF_MILLION, t4))
+    assert not any(
+        "weights bf16" in remedy.change for remedy in remedies(PHI2, HALF_MILLION, t4, {})
+    )
 
 
 def test_phi2_on_24_gb_as_a_known_recipe_has_it() -> None:
@@ -81,7 +84,7 @@ def test_phi2_on_24_gb_as_a_known_recipe_has_it() -> None:
 @pytest.mark.parametrize("gpu", ["rtx4090", "a100-40gb", "t4"])
 def test_when_nothing_fits_it_says_what_would(gpu: str) -> None:
     device = find_device(gpu)
-    found = remedies(PHI2, HALF_MILLION, device)
+    found = remedies(PHI2, HALF_MILLION, device, {"--model.preset llama-350m": SMALL})
     assert any(remedy.fits for remedy in found)
     for remedy in found:
         assert remedy.reserved < smallest(PHI2, HALF_MILLION, device).memory.reserved + 1e9
@@ -97,7 +100,7 @@ def test_settings_that_were_asked_for_are_what_has_to_change() -> None:
     choice = choose(model, asked, device)
     assert choice is not None  # a smaller micro-batch, as training would take
     assert choice.setup.micro_batch < 64
-    changes = [remedy.change for remedy in remedies(PHI2, asked, device)]
+    changes = [remedy.change for remedy in remedies(PHI2, asked, device, {})]
     assert changes[0] == "--pretrain.micro_batch 1"
     assert changes[1].endswith("activation_checkpointing full")
 
@@ -128,7 +131,7 @@ def test_micro_batches_are_alike_as_training_cuts_them() -> None:
 @pytest.mark.parametrize("gigabytes", [10, 15, 20, 24, 40])
 def test_a_remedy_that_fits_is_one_that_would_be_chosen(gigabytes: float) -> None:
     device = a_gpu_of(gigabytes)
-    for remedy in remedies(PHI2, HALF_MILLION, device):
+    for remedy in remedies(PHI2, HALF_MILLION, device, {}):
         if remedy.fits and "adamw8bit" in remedy.change:
             optimizer = OptimizerConfig(kind="adamw8bit")
             assert choose(PHI2, dataclasses.replace(HALF_MILLION, optimizer=optimizer), device)

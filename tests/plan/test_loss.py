@@ -23,7 +23,12 @@ def test_the_other_law_gives_its_own_example() -> None:
 
 def test_the_stated_uncertainty_covers_the_known_runs() -> None:
     errors = [
-        math.log(expected_loss(run.parameters, run.blocks, run.tokens, run.unique).nats / run.nats)
+        math.log(
+            expected_loss(
+                run.parameters, run.blocks, run.tokens, run.unique, run.bytes_per_token
+            ).nats
+            / run.nats
+        )
         for run in KNOWN
     ]
     assert math.sqrt(sum(error**2 for error in errors) / len(errors)) <= OFF
@@ -36,6 +41,25 @@ def test_four_epochs_are_nearly_new_text_and_forty_are_not() -> None:
     assert worth(1e9, 1e9) == 1e9
 
 
+@pytest.mark.parametrize("text", [4e6, 4e8, 4e10])
+def test_a_byte_costs_the_same_whatever_the_tokenizer(text: float) -> None:
+    """Of the same text: fewer bytes a token are more tokens, each easier."""
+    small, large = (
+        expected_loss(124e6, 85e6, text / size, text / size, size) for size in (3.4, 4.5)
+    )
+    assert small.bits_per_byte == pytest.approx(large.bits_per_byte, rel=1e-6)
+    assert small.nats < large.nats
+
+
+def test_below_its_range_a_law_says_so_and_is_surer_of_less() -> None:
+    inside = expected_loss(1e6, 0.8e6, 40e6, 40e6, 4.2)
+    few, small = expected_loss(1e6, 0.8e6, 1e6, 1e6, 4.2), expected_loss(4e5, 2e5, 4e7, 4e7, 4.2)
+    assert not inside.outside
+    for loss in (few, small):
+        assert "393k parameters" in loss.outside
+        assert loss.high / loss.nats > inside.high / inside.nats
+
+
 @given(st.floats(1e6, 1e10), st.floats(1e6, 1e12), st.floats(1e6, 1e12), st.floats(1.01, 100.0))
 def test_more_of_anything_is_never_worse(
     parameters: float, tokens: float, unique: float, factor: float
@@ -43,7 +67,7 @@ def test_more_of_anything_is_never_worse(
     assert hoffmann(parameters * factor, tokens) < hoffmann(parameters, tokens)
     assert kaplan(parameters, unique * factor) < kaplan(parameters, unique)
     assert worth(max(tokens, unique) * factor, unique) >= worth(max(tokens, unique), unique)
-    loss = expected_loss(parameters, parameters / 2, tokens, unique)
+    loss = expected_loss(parameters, parameters / 2, tokens, unique, 4.0)
     assert loss.low <= loss.nats <= loss.high
     assert loss.epochs >= 1
 
@@ -52,5 +76,5 @@ def test_more_of_anything_is_never_worse(
 def test_no_model_is_expected_to_be_worse_than_guessing(
     parameters: float, tokens: float, guessing: float
 ) -> None:
-    loss = expected_loss(parameters, parameters / 2, tokens, tokens).at_most(guessing)
+    loss = expected_loss(parameters, parameters / 2, tokens, tokens, 4.0).at_most(guessing)
     assert loss.low <= loss.nats <= loss.high <= guessing

@@ -86,6 +86,77 @@ def test_what_does_not_fit_says_what_would_and_exits_with_2(
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("--pretrain.activation_checkpointing", "full"),
+        ("--optimizer.kind", "muon", "--pretrain.activation_checkpointing", "full"),
+        ("--gpus", "4"),
+        ("--gpus", "4", "--pretrain.sharding", "fsdp"),
+    ],
+)
+def test_the_memory_rows_add_up_to_the_peak(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    parts = ("weights", "gradients", "optimizer", "activations", "logits", "workspace")
+    value = planned(capsys, "gpt2-712m", "--gpu", "a100-40gb", "--tokens", "1e9", *words)
+    assert sum(value["memory"][part] for part in parts) == pytest.approx(value["peak_bytes"])
+    shown = {row["name"]: row["value"] for row in value["rows"]}
+    total = sum(_bytes(shown[name]) for name in (*parts[:4], "logits, loss", "workspace"))
+    assert total == pytest.approx(_bytes(shown["peak"]), rel=0.02)
+
+
+def _bytes(shown: str) -> float:
+    if shown.startswith("none"):
+        return 0.0
+    value, unit = shown.split()[:2]
+    return float(value) * (1e9 if unit.startswith("GB") else 1e6)
+
+
+def test_a_micro_batch_that_does_not_fit_is_said_to_be_smaller(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ("--pretrain.micro_batch", "64", "--pretrain.activation_checkpointing", "none",
+             "--pretrain.global_batch_tokens", "524288")  # fmt: skip
+    value = planned(capsys, "gpt2-355m", "--gpu", "rtx4090", "--tokens", "1e9", *asked)
+    (step,) = (row["value"] for row in value["rows"] if row["name"] == "step")
+    assert value["setup"]["micro_batch"] < 64
+    assert "as 64 do not fit" in step
+    value = planned(capsys, "gpt2-124m", "--gpu", "h200", "--pretrain.micro_batch", "64")
+    (step,) = (row["value"] for row in value["rows"] if row["name"] == "step")
+    assert "as 64" not in step
+
+
+def test_of_tokens_and_minutes_the_shorter_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ("--pretrain.tokens", "1000000000000", "--pretrain.minutes", "60")
+    value = planned(capsys, "gpt2-124m", "--gpu", "h200", *limits)
+    assert value["hours"] == pytest.approx(1)
+    limits = ("--pretrain.tokens", "1000000", "--pretrain.minutes", "60")
+    assert planned(capsys, "gpt2-124m", "--gpu", "h200", *limits)["tokens"] == 1e6
+
+
+def test_a_smaller_model_that_is_proposed_fits_as_it_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    recipe = tmp_path / "long.yaml"
+    recipe.write_text(
+        "name: long\ntokenize: {kind: cl100k_base}\nmodel: {preset: gpt2-1.5b, context: 4096}\n"
+    )
+    words = (str(recipe), "--gpu", "rtx3090", "--tokens", "1e9")
+    remedies = planned(capsys, *words)["remedies"]
+    (smaller,) = (each["change"] for each in remedies if "smaller model" in each["change"])
+    value = planned(capsys, *words, *smaller.partition(": ")[2].split())
+    assert value["fits"]
+    assert value["setup"]["sequence_length"] == 4096
+
+
+def test_a_speedrun_of_few_layers_has_fewer_tricks(capsys: pytest.CaptureFixture[str]) -> None:
+    code, shown, _ = run(capsys, "speedrun", "--gpu", "h200", "--model.layers", "2")
+    assert code == 0
+    assert "2 layers" in shown
+
+
+@pytest.mark.parametrize(
     ("words", "problem"),
     [
         ([], "which recipe?"),
@@ -102,7 +173,7 @@ def test_what_does_not_fit_says_what_would_and_exits_with_2(
         (["gpt2-124m", "--gpu", "h100", "--pretrain.micro_batch", "-1"], "micro_batch: must be"),
         (["gpt2-124m", "--gpu", "t4", "--pretrain.weights", "bf16"], "t4 has no bf16"),
         (["gpt2-124m", "--gpu", "a100", "--pretrain.float8", "true"], "no 8-bit products"),
-        (["gpt2-124m", "--gpu", "cpu", "--gpus", "2", "--probe"], "one GPU, not several"),
+        (["gpt2-124m", "--gpu", "cpu", "--gpus", "2"], "a processor counts once, not 2 times"),
         (["--write", "x.yaml", "--gpu", "h100"], "give --hours"),
         (["gpt2-124m", "--write", "x.yaml", "--hours", "1"], "takes no recipe"),
         (["--write", "x.yaml", "--gpu", "h100", "--hours", "1e-12"], "less than one step"),

@@ -81,7 +81,7 @@ def make_run(folder: Path, model: Decoder, step: int = 7) -> Path:
         folder / "pretrain" / "checkpoints", attachments={"tokenizer.json": tokenizer_file}
     )
     optimizer = build_optimizer(model, OptimizerConfig(), torch.device("cpu"))
-    store.save(step, model, optimizer, {}, {}, wait=True)
+    store.save(step, model, optimizer, {}, wait=True)
     (folder / "recipe.yaml").write_text("name: little\n")
     totals = {
         "tokens": 1000, "documents": 10, "bytes": 4000,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,10 +77,6 @@ def trained(steps: int = 3, seed: int = 0) -> tuple[TiedModel, Optimizer]:
     return model, optimizer
 
 
-def random_state() -> dict[str, Tensor]:
-    return {"torch": torch.get_rng_state()}
-
-
 def assert_same(model: nn.Module, other: nn.Module) -> None:
     for (name, a), b in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -89,7 +86,7 @@ def save_steps(store: CheckpointStore, *steps: int) -> TiedModel:
     model, optimizer = trained(0)
     for step in steps:
         train(model, optimizer, 1)
-        store.save(step, model, optimizer, {"rows": step * 4}, random_state(), wait=True)
+        store.save(step, model, optimizer, {"rows": step * 4}, wait=True)
     return model
 
 
@@ -98,7 +95,8 @@ def test_training_goes_on_bit_for_bit_after_loading(tmp_path: Path, groups: int)
     model, optimizer = trained()
     store = CheckpointStore(tmp_path)
     state = {"rows": 12, "scaler": {"scale": 65536.0}, "share": 0.1, "events": ["a", None]}
-    store.save(3, model, optimizer, state, random_state())
+    store.save(3, model, optimizer, state)
+    drawn = torch.get_rng_state()
     train(model, optimizer, 3)  # while the checkpoint is being written
 
     torch.manual_seed(99)
@@ -108,9 +106,9 @@ def test_training_goes_on_bit_for_bit_after_loading(tmp_path: Path, groups: int)
     store.wait()
     checkpoint = fresh.latest()
     assert checkpoint is not None and checkpoint.step == 3
-    loaded, generators = fresh.load(checkpoint, resumed, resumed_optimizer)
-    torch.set_rng_state(generators["torch"])
-    assert loaded == {**state, "step": 3, "optimizer": "adamw"}
+    fresh.load(checkpoint, resumed, resumed_optimizer)
+    torch.set_rng_state(drawn)
+    assert checkpoint.state() == {**state, "step": 3, "optimizer": "adamw"}
     assert resumed.head.weight is resumed.embedding.weight
     train(resumed, resumed_optimizer, 3)
 
@@ -123,7 +121,7 @@ def test_training_goes_on_bit_for_bit_after_loading(tmp_path: Path, groups: int)
 def test_optimizer_that_never_stepped_stays_so(tmp_path: Path) -> None:
     model, optimizer = trained(0)
     store = CheckpointStore(tmp_path)
-    store.save(0, model, optimizer, {}, random_state(), wait=True)
+    store.save(0, model, optimizer, {}, wait=True)
     assert not optimizer.state
     checkpoint = store.latest()
     assert checkpoint is not None
@@ -133,11 +131,26 @@ def test_optimizer_that_never_stepped_stays_so(tmp_path: Path) -> None:
     assert not other_optimizer.state
 
 
+def test_a_checkpoint_of_an_older_version_loads(tmp_path: Path) -> None:
+    """Those had a file of random states besides, which training never used."""
+    store = CheckpointStore(tmp_path)
+    model = save_steps(store, 1)
+    old = tmp_path / "step-00000001"
+    safetensors.torch.save_file({}, old / "rng.safetensors")
+    (old / "manifest.json").unlink()
+    checkpoint_files.seal(old, 1, {})
+    checkpoint = store.latest()
+    assert checkpoint is not None and "rng.safetensors" in (old / "manifest.json").read_text()
+    other = TiedModel()
+    store.load(checkpoint, other, optimizer_of(other))
+    assert_same(model, other)
+
+
 def test_tensors_are_split_into_files_and_found_again(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(checkpoint_files, "FILE_BYTES", 300)
     model, optimizer = trained()
     store = CheckpointStore(tmp_path)
-    store.save(3, model, optimizer, {}, random_state(), wait=True)
+    store.save(3, model, optimizer, {}, wait=True)
     checkpoint = store.latest()
     assert checkpoint is not None
     assert len(list((checkpoint.path / "model").glob("*.safetensors"))) > 2
@@ -153,7 +166,7 @@ def test_state_of_narrow_and_whole_numbers(tmp_path: Path) -> None:
     optimizer = optimizer_of(model, kind="adamw8bit")
     train(model, optimizer, 2)
     store = CheckpointStore(tmp_path)
-    store.save(2, model, optimizer, {}, random_state(), wait=True)
+    store.save(2, model, optimizer, {}, wait=True)
     checkpoint = store.latest()
     assert checkpoint is not None
     other = TiedModel(wide).bfloat16()
@@ -187,7 +200,7 @@ def test_no_pickle_is_read_or_written(tmp_path: Path, monkeypatch) -> None:
         for name in names.split():
             monkeypatch.setattr(module, name, forbidden)
     store = CheckpointStore(tmp_path)
-    store.save(3, model, optimizer, {"rows": 1}, random_state(), wait=True)
+    store.save(3, model, optimizer, {"rows": 1}, wait=True)
     checkpoint = store.latest()
     assert checkpoint is not None
     store.load(checkpoint, model, optimizer)
@@ -262,7 +275,7 @@ def test_damaged_newest_falls_back_and_says_so(tmp_path: Path, damage, capsys) -
     model, optimizer = trained(0)
     store.load(found, model, optimizer)
     train(model, optimizer, 1)
-    store.save(2, model, optimizer, {}, random_state(), wait=True)
+    store.save(2, model, optimizer, {}, wait=True)
     assert Checkpoint(tmp_path / "step-00000002", 2).problem() is None
 
 
@@ -330,7 +343,9 @@ def full_disk(*arguments: Any, **options: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("failing", ["os.fsync", "safetensors.torch.save", "pathlib.Path.rename"])
+@pytest.mark.parametrize(
+    "failing", ["os.fsync", "hornbook.train.checkpoint_files.write_file", "pathlib.Path.rename"]
+)
 def test_full_disk_is_said_and_the_checkpoint_before_stays(
     tmp_path: Path, failing: str, monkeypatch
 ) -> None:
@@ -339,13 +354,13 @@ def test_full_disk_is_said_and_the_checkpoint_before_stays(
     optimizer = optimizer_of(model)
     with monkeypatch.context() as patch:
         patch.setattr(failing, full_disk)
-        store.save(2, model, optimizer, {}, random_state())  # fails in the background
+        store.save(2, model, optimizer, {})  # fails in the background
         with pytest.raises(HornbookError, match="the disk is full"):
-            store.save(3, model, optimizer, {}, random_state())
+            store.save(3, model, optimizer, {})
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     found = store.latest()
     assert found is not None and found.step == 1
-    store.save(3, model, optimizer, {}, random_state(), wait=True)  # after making room
+    store.save(3, model, optimizer, {}, wait=True)  # after making room
     found = store.latest()
     assert found is not None and found.step == 3
 
@@ -354,7 +369,7 @@ def test_failure_is_seen_without_waiting(tmp_path: Path, monkeypatch) -> None:
     model, optimizer = trained()
     store = CheckpointStore(tmp_path)
     monkeypatch.setattr(os, "fsync", full_disk)
-    store.save(3, model, optimizer, {}, random_state())
+    store.save(3, model, optimizer, {})
     with pytest.raises(HornbookError, match="the disk is full"):
         while True:
             store.check()
@@ -369,7 +384,7 @@ def test_read_only_folder_is_a_clear_error(tmp_path: Path, monkeypatch) -> None:
     store = CheckpointStore(tmp_path / "checkpoints")
     monkeypatch.setattr(os, "mkdir", read_only)
     with pytest.raises(HornbookError, match="cannot write here"):
-        store.save(3, model, optimizer, {}, random_state(), wait=True)
+        store.save(3, model, optimizer, {}, wait=True)
 
 
 def test_saving_the_same_step_again_keeps_the_whole_one(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from hornbook.cli import main
 from hornbook.files import read_json
+from hornbook.train.load import load_model
 
 RECIPE = """
 name: tiny
@@ -79,6 +81,11 @@ def losses(run: Path) -> list[tuple[int, float]]:
     return [(r["step"], r["loss"]) for r in map(json.loads, lines) if "loss" in r]
 
 
+def validation(run: Path) -> list[float]:
+    lines = (run / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    return [r["validation_loss"] for r in map(json.loads, lines) if "validation_loss" in r]
+
+
 def wait_for(process: subprocess.Popen[str], condition: Callable[..., bool]) -> None:
     """Wait for something that a process does; should it end, it must have done it."""
     deadline = time.monotonic() + 120
@@ -120,6 +127,24 @@ def test_one_command_trains_with_two_processes(run: Path) -> None:
     shutil.copytree(run, alone, ignore=shutil.ignore_patterns("pretrain"))
     assert main(["pretrain", "--run", str(alone), "--gpus", "1"]) == 0
     assert dict(losses(alone)) == pytest.approx(dict(losses(run)), rel=1e-5)
+
+
+@pytest.mark.long
+def test_a_sharded_run_starts_and_is_judged_as_a_whole_one(run: Path) -> None:
+    """Its initial weights bit for bit, which no step changes here; its samples; its validation."""
+    still = ["--optimizer.learning_rate", "0", "--optimizer.schedule", "constant"]
+    assert main(["pretrain", "--run", str(run), "--gpus", "1", *still]) == 0
+    sharded = run.with_name("sharded")
+    shutil.copytree(run, sharded, ignore=shutil.ignore_patterns("pretrain"))
+    code, said = done(start(sharded, "--gpus", "2", "--pretrain.sharding", "fsdp", *still))
+    assert code == 0, said
+    ours, whole = (load_model(path).decoder for path in (sharded, run))
+    for name, parameter in whole.named_parameters():
+        assert torch.equal(ours.get_parameter(name), parameter), name
+    texts = [(path / "pretrain" / "samples.jsonl").read_text() for path in (sharded, run)]
+    assert texts[0] == texts[1] and texts[0].count("\n") == 2
+    numbers = [validation(path) for path in (sharded, run)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-6)
 
 
 def test_an_error_of_one_process_is_said_once(run: Path) -> None:

@@ -45,7 +45,7 @@ def run(tmp_path: Path, decoder: Decoder) -> Path:
     halved.load_state_dict({name: t / 2 for name, t in decoder.state_dict().items()})
     for step, model in [(10, halved), (20, decoder)]:
         optimizer = build_optimizer(model, OptimizerConfig(), torch.device("cpu"))
-        store.save(step, model, optimizer, {}, {}, wait=True)
+        store.save(step, model, optimizer, {}, wait=True)
     return folder
 
 
@@ -160,7 +160,7 @@ def test_model_of_a_newer_version(run: Path, tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "new", attachments={"tokenizer.json": b"{}"})
     model = Decoder(CONFIG)
     optimizer = build_optimizer(model, OptimizerConfig(), torch.device("cpu"))
-    store.save(1, model, optimizer, {}, {}, wait=True)
+    store.save(1, model, optimizer, {}, wait=True)
     folder = tmp_path / "new" / "step-00000001"
     values = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**values, "experts": 8}))

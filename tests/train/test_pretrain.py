@@ -27,6 +27,7 @@ from hornbook.tokens.manifest import Manifest
 from hornbook.tokens.tokenize import tokenize
 from hornbook.train import horizon, validation
 from hornbook.train.config import PretrainConfig
+from hornbook.train.parallel import World
 from hornbook.train.pretrain import pretrain, starting_model
 from hornbook.train.state import Outcome
 from hornbook.train.validation import ValidationLoss
@@ -152,7 +153,8 @@ def test_validation_halves_its_rows_when_memory_runs_out(
     model = Decoder(resolve(MODEL, size), torch.Generator().manual_seed(3)).train()
     whole = ValidationLoss(tokens, 32, 1024, verify=True)(model)
     assert whole["validation_loss"] == pytest.approx(math.log(size), abs=0.1)
-    monkeypatch.setattr(validation, "LOGITS_AT_ONCE", 40 * model.config.vocabulary_rows)
+    logits = {"cpu": 40 * model.config.vocabulary_rows}
+    monkeypatch.setattr(validation, "LOGITS_AT_ONCE", logits)
     in_parts = ValidationLoss(tokens, 32, 1024, verify=True)(model)
     assert in_parts == pytest.approx(whole, rel=1e-6)
     hidden, most = model.hidden, 5
@@ -170,3 +172,21 @@ def test_validation_halves_its_rows_when_memory_runs_out(
     most = 0
     with pytest.raises(HornbookError, match="evaluating one row does not fit in memory"):
         ValidationLoss(tokens, 32, 1024, verify=True)(model)
+
+
+def test_validation_halves_its_rows_when_another_process_has_to(
+    tokens: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = iter([True])
+
+    class Beside(World):
+        def any(self, *wishes: bool) -> list[bool]:
+            return [wish or next(others, False) for wish in wishes]
+
+    size = Tokenizer.load(tokens / "tokenizer").size
+    model = Decoder(resolve(MODEL, size), torch.Generator().manual_seed(3))
+    alone = ValidationLoss(tokens, 32, 1024, verify=True)(model)
+    assert ValidationLoss(tokens, 32, 1024, verify=True, world=Beside())(model) == pytest.approx(
+        alone
+    )
+    assert "out of memory while evaluating: going on with 128 rows" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from hornbook.tokens.batch import IGNORE, Batch
 from hornbook.train import precision as precisions
 from hornbook.train.objective import NextToken, bind
 from hornbook.train.precision import Precision, PrecisionName
-from hornbook.train.step import NotFinite, Stepper, StepReport, even_size, pieces
+from hornbook.train.step import Moment, NotFinite, Stepper, StepReport, even_size, pieces
 
 CPU = torch.device("cpu")
 
@@ -202,6 +202,32 @@ def test_a_step_without_targets_is_an_error_not_a_division_by_zero() -> None:
     batch.targets.fill_(IGNORE)
     with pytest.raises(HornbookError, match=r"step 5: nothing to learn from in rows 32-39"):
         stepper()[1].do(5, batch, 4, rows=(32, 40))
+
+
+def test_moments_are_the_devices_own_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool):
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = 1000.0 * len(handed)
+            handed.append("event")
+
+        def synchronize(self) -> None:
+            handed.append("wait")
+
+        def elapsed_time(self, later: Event) -> float:
+            return later.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    first, second = Moment(torch.device("cuda")), Moment(torch.device("cuda"))
+    assert second.since(first) == 1.0, "events count in milliseconds"
+    assert handed == ["event", "event"], "the device is asked for nothing else"
+    second.wait()
+    assert handed[2:] == ["wait"]
+    assert Moment(CPU).since(Moment(CPU)) <= 0
 
 
 # ------------------------------------------------------- pipelined, as on CUDA: the device decides

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from hornbook.errors import HornbookError
 from hornbook.tokens.batch import Batch
+from hornbook.tokens.prefetch import Prefetcher
 from hornbook.train import horizon
+from hornbook.train import step as steps
 from hornbook.train import trainer as trainers
 from hornbook.train.machine import Machine
 from hornbook.train.objective import NextToken
@@ -26,11 +28,12 @@ from hornbook.train.step import NotFinite, Stepper
 class Scripted(NextToken):
     """Does something at the n-th forward pass."""
 
-    def __init__(self, call: int, action: Any):
-        self.call, self.action, self.calls = call, action, 0
+    def __init__(self, call: int, action: Any, always: Any = lambda: None):
+        self.call, self.action, self.always, self.calls = call, action, always, 0
 
     def __call__(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         loss, metrics = super().__call__(model, batch)
+        self.always()
         self.calls += len(batch) > 1  # a row alone is only a trial
         if self.calls == self.call:
             loss = self.action(loss)
@@ -246,6 +249,59 @@ def test_a_pipelined_run_writes_the_same(tmp_path: Path, request: pytest.Fixture
     assert losses(tmp_path / "cut")[-1][0] == 13
     fit(tmp_path / "cut", settings)
     assert losses(tmp_path / "cut") == losses(tmp_path / "waiting")
+
+
+@pytest.mark.parametrize("kind", ["waiting", "pipelined"])
+def test_a_step_takes_what_the_device_takes(
+    tmp_path: Path,
+    kind: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the end of the step before to its own: with the wait for data, without what else came
+    between, and whenever its numbers are read."""
+    clock = 0.0
+
+    class Moment:
+        def __init__(self, device: torch.device):
+            self.at = clock
+
+        def wait(self) -> None:
+            pass
+
+        def since(self, earlier: Moment) -> float:
+            return self.at - earlier.at
+
+    def passes(seconds: float, then: Any = None) -> Any:
+        nonlocal clock
+        clock += seconds
+        return then
+
+    class Slow(Prefetcher):
+        taken = 0
+
+        def __next__(self) -> Batch:
+            self.taken += 1
+            return passes(5.0 if self.taken in (3, 8) else 0.0, super().__next__())
+
+    if kind == "pipelined":
+        request.getfixturevalue("pipelined")
+    for module in (trainers, steps):
+        monkeypatch.setattr(module, "Moment", Moment)
+    monkeypatch.setattr(trainers, "Prefetcher", Slow)
+    often = {"steps": 12, "evaluate_every": 5, "sample_every": 6, "checkpoint_every": 7}
+    fit(
+        tmp_path,
+        often,
+        objective=Scripted(-1, None, lambda: passes(1.0)),
+        evaluate=lambda model: passes(100.0, evaluate(model)),
+        sample=lambda model, step: passes(100.0, []),
+    )
+    lines = [line for line in records(tmp_path) if "loss" in line]
+    seconds = [8 * 16 / line["tokens_per_second"] for line in lines]
+    # Two micro-batches a step; data was late in the middle, and right after a checkpoint.
+    expected = [7.0 if line["step"] in (3, 8) else 2.0 for line in lines]
+    assert seconds == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.usefixtures("pipelined")

@@ -56,7 +56,8 @@ def find_inputs(inputs: Sequence[str | Path]) -> list[Input]:
         raise HornbookError(
             "nothing was named to read",
             where="--prepare.inputs",
-            hint="Give files or folders, or the built-in `shakespeare`",
+            hint="Give files or folders (`hornbook recipes NAME` says which a recipe is for); "
+            "`shakespeare`, all his plays, is built in",
         )
     return [_find(Path(name).expanduser()) for name in inputs]
 

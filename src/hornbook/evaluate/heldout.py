@@ -24,7 +24,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from hornbook.errors import HornbookError
@@ -33,6 +32,8 @@ from hornbook.model.decoder import Decoder
 from hornbook.progress import bar
 from hornbook.tokenizer.tokenizer import Tokenizer
 from hornbook.tokens.batch import IGNORE
+from hornbook.train.step import is_out_of_memory
+from hornbook.train.validation import halved
 
 HEAD_LOGITS = 2**24
 """Logits computed at a time: 64 MB, so that a large vocabulary does not fill the memory."""
@@ -94,7 +95,8 @@ def evaluate_documents(
     Holds the ids of all texts in memory (about as much as the texts themselves).
 
     Raises:
-        HornbookError: there is no text, a setting has no meaning, or the loss is not a number.
+        HornbookError: there is no text, a setting has no meaning, the loss is not a number, or not
+            even one window at a time fits in memory.
     """
     context = model.config.context
     stride = config.stride or max(1, context // 2)
@@ -108,15 +110,24 @@ def evaluate_documents(
     if tokens == 0:
         raise HornbookError("there is no text to evaluate on", hint="Name some with evaluate.text")
     windows = [window for ids in encoded for window in document_windows(ids, context, stride)]
-    nats = 0.0
+    nats, rows = 0.0, len(windows)
     training = model.training
     model.eval()
     try:
         with bar("evaluating", tokens) as progress, torch.inference_mode():
             for batch in _batches(windows, config.batch_tokens):
-                batch_nats, scored = _score(model, batch)
-                nats += batch_nats
-                progress.advance(scored)
+                while batch:
+                    part = batch[:rows]
+                    measured = _score(model, part)
+                    if measured is None:
+                        rows = halved(
+                            len(part), model.embedding.weight.device, "evaluate",
+                            "Evaluate on a CPU: --evaluate.device cpu",
+                        )  # fmt: skip
+                        continue
+                    nats += measured[0]
+                    progress.advance(measured[1])
+                    batch = batch[rows:]
     finally:
         model.train(training)
     if not math.isfinite(nats):
@@ -191,26 +202,35 @@ def _batches(windows: list[Window], positions: int) -> Iterator[list[Window]]:
         yield batch
 
 
-def _score(model: Decoder, windows: list[Window]) -> tuple[float, int]:
-    """The summed loss (nats) of a batch of windows, and how many tokens it is the loss of.
+def _score(model: Decoder, windows: list[Window]) -> tuple[float, int] | None:
+    """The summed loss (nats) of a batch of windows, and how many tokens it is the loss of; None
+    when memory ran out.
 
     Rows are padded on the right, where causal attention never looks from a scored position.
     """
-    device = next(model.parameters()).device
+    device = model.embedding.weight.device
     longest = max(len(window.inputs) for window in windows)
     inputs = np.zeros((len(windows), longest), dtype=np.int64)
     targets = np.full((len(windows), longest), IGNORE, dtype=np.int64)
     for row, window in enumerate(windows):
         inputs[row, : len(window.inputs)] = window.inputs
         targets[row, : len(window.targets)] = window.targets
-    hidden = model.hidden(torch.from_numpy(inputs).to(device))
-    expected = torch.from_numpy(targets).to(device)
-    scored = expected != IGNORE
-    hidden, expected = hidden[scored], expected[scored]
     at_once = max(1, HEAD_LOGITS // model.config.vocabulary_rows)
-    sums: list[Tensor] = []
-    for start in range(0, len(expected), at_once):
-        part = slice(start, start + at_once)
-        logits = model.head(hidden[part])
-        sums.append(functional.cross_entropy(logits, expected[part], reduction="sum"))
-    return sum(torch.stack(sums).tolist()), len(expected)
+    try:
+        hidden = model.hidden(torch.from_numpy(inputs).to(device))
+        expected = torch.from_numpy(targets).to(device)
+        scored = expected != IGNORE
+        hidden, expected = hidden[scored], expected[scored]
+        sums = [
+            functional.cross_entropy(
+                model.head(hidden[start : start + at_once]),
+                expected[start : start + at_once],
+                reduction="sum",
+            )
+            for start in range(0, len(expected), at_once)
+        ]
+        return sum(torch.stack(sums).tolist()), len(expected)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None

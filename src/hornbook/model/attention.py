@@ -278,12 +278,13 @@ def _takes_groups(query: Tensor) -> bool:
     bits and newer GPUs than a T4 alone; without them all scores would be formed in memory."""
     if not query.is_cuda:
         return True
-    return query.dtype != torch.float32 and bool(_capability(query.device) >= FLASH_CAPABILITY)
+    return query.dtype != torch.float32 and _is_newer_than_t4(query.device)
 
 
+# A constant to the compiler; not the capability itself, since torch 2.11 cannot trace comparing it.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
+def _is_newer_than_t4(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= FLASH_CAPABILITY
 
 
 def _repeat_heads(x: Tensor, groups: int) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -141,7 +142,11 @@ class Decoder(nn.Module):
             self.initialise(generator)
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator | None = None) -> None:
+    def initialise(
+        self,
+        generator: torch.Generator | None = None,
+        put: Callable[[Tensor, Tensor], Any] = Tensor.copy_,
+    ) -> None:
         """Draw new weights, normally distributed; biases are 0, gains 1.
 
         As `config.initialise` says. `gpt2`: standard deviation `initializer_range`; for the
@@ -150,7 +155,8 @@ class Decoder(nn.Module):
         that each block begins as the identity and the first loss is that of guessing; other
         matrices have 1 / sqrt(width), and the embedding, where the head is its own, 1 (nanochat).
 
-        The same generator state gives the same weights.
+        The same generator state gives the same weights. They are drawn in float32, one parameter
+        after the other; `put(parameter, drawn)` takes each to where the parameter is.
         """
         config = self.config
         zero = config.initialise == "zero-outputs"
@@ -162,14 +168,16 @@ class Decoder(nn.Module):
             "lm_head.weight": 0.0 if zero else spread,
         }
         for name, parameter in self.named_parameters():
+            drawn = torch.empty(parameter.shape)
             if parameter.dim() == 1:
-                parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
+                drawn.fill_(1.0 if name.endswith("norm.weight") else 0.0)
             elif name.endswith(("attention.output.weight", "mlp.down.weight")):
-                parameter.normal_(0.0, output_spread, generator=generator)
+                drawn.normal_(0.0, output_spread, generator=generator)
             else:
-                parameter.normal_(0.0, spreads.get(name, spread), generator=generator)
-        if self.lm_head.bias is not None:
-            self.lm_head.bias[self.config.vocabulary :] = PAD_BIAS
+                drawn.normal_(0.0, spreads.get(name, spread), generator=generator)
+            if name == "lm_head.bias":
+                drawn[config.vocabulary :] = PAD_BIAS
+            put(parameter, drawn)
 
     def hidden(
         self,

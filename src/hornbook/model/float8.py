@@ -26,13 +26,17 @@ MULTIPLE = 16
 """Float8 products take matrices of such sizes only; other layers stay as they are."""
 
 
-def convert(model: Decoder) -> None:
+def convert(model: Decoder, device: torch.device | None = None) -> None:
     """Change the blocks' linear layers, in place; parameters stay the same objects.
+
+    Args:
+        model: wherever it is now.
+        device: where it will compute; None: where it is.
 
     Raises:
         HornbookError: not a GPU that has float8, torchao is not installed, or no layer's size fits.
     """
-    problem = _problem(model.embedding.weight.device)
+    problem = _problem(device or model.embedding.weight.device)
     if problem is not None:
         raise HornbookError(
             f"float8 does not work here: {problem}",

@@ -140,5 +140,7 @@ def _add(x, largest, total):  # type: ignore[no-untyped-def]
     """Take x [lanes, vector] into each lane's largest logit and sum."""
     log2_e: tl.constexpr = 1.4426950408889634
     larger = tl.maximum(largest, tl.max(x, 1))
-    terms = tl.exp2(x * log2_e - (larger * log2_e)[:, None])
+    # Not x * log2_e - larger * log2_e: multiplied and added in one go, for -1e30 that is not 0 but
+    # a rounding error of 1e22, and the sum infinite.
+    terms = tl.exp2((x - larger[:, None]) * log2_e)
     return larger, total * tl.exp2((largest - larger) * log2_e) + tl.sum(terms, 1)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from hornbook.model.config import ModelConfig
 from hornbook.model.families import Architecture
 from hornbook.model.gelu_matmul import gelu_network
+from hornbook.model.rotary import table_device
 
 
 class Linear(nn.Linear):
@@ -115,7 +116,7 @@ class OutputHead(nn.Module):
             self.bias = nn.Parameter(torch.empty(rows))
         pad_mask = None
         if rows > config.vocabulary:
-            pad_mask = torch.zeros(rows)
+            pad_mask = torch.zeros(rows, device=table_device())
             pad_mask[config.vocabulary :] = -math.inf
         self.register_buffer("pad_mask", pad_mask, persistent=False)
 

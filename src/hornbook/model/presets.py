@@ -198,9 +198,11 @@ def resolve(settings: ModelSettings, vocabulary: int) -> ModelConfig:
 
 
 def _followers(preset: ModelConfig, given: dict[str, int]) -> dict[str, int]:
-    """Sizes that follow from a given width or number of heads."""
+    """Sizes that follow from a given width or number of layers or heads."""
     width, heads = given.get("width", preset.width), given.get("heads", preset.heads)
     follow: dict[str, int] = {}
+    if "layers" in given:  # one of the first and one of the last layers share a table
+        follow["value_embeddings"] = min(preset.value_embeddings, max(0, given["layers"]) // 2)
     if "width" in given:
         follow["mlp_width"] = _scaled(preset.mlp_width, width, preset.width)
     if "heads" in given and "kv_heads" not in given:

@@ -30,7 +30,7 @@ class Rotary(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        positions = torch.arange(config.context, dtype=torch.float32)
+        positions = torch.arange(config.context, dtype=torch.float32, device=table_device())
         angles = torch.outer(positions, frequencies(config))
         self.register_buffer("cosines", angles.cos(), persistent=False)
         self.register_buffer("sines", angles.sin(), persistent=False)
@@ -44,10 +44,18 @@ class Rotary(nn.Module):
         return cosines.unsqueeze(2), sines.unsqueeze(2)
 
 
+def table_device() -> torch.device:
+    """Where a new model's tables go: the default device, or the CPU where that is `meta`, since
+    nobody fills tables later as weights are filled."""
+    device = torch.get_default_device()
+    return torch.device("cpu") if device.type == "meta" else device
+
+
 def frequencies(config: ModelConfig) -> Tensor:
     """Radians a position by which each pair of dimensions turns, float32 [rotated / 2]."""
     size = config.rotated_dimensions
-    steps = 1.0 / config.rope_theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
+    pairs = torch.arange(0, size, 2, dtype=torch.float32, device=table_device())
+    steps = 1.0 / config.rope_theta ** (pairs / size)
     return _llama3_scaled(steps, config) if config.rope_scaling == "llama3" else steps
 
 

@@ -91,12 +91,11 @@ class Offload:
                 where="optimizer.offload",
                 hint="Turn it off: pretrain.sharding fsdp shares the optimizer's state out",
             )
-        device = torch.device("meta") if parameter.is_meta else torch.device("cpu")
         return {
-            "step": torch.zeros((), dtype=torch.float32, device=device),
-            "exp_avg": torch.zeros(parameter.shape, dtype=torch.float32, device=device),
-            "exp_avg_sq": torch.zeros(parameter.shape, dtype=torch.float32, device=device),
-            "master": parameter.detach().to(device, torch.float32, copy=True),
+            "step": torch.zeros((), dtype=torch.float32),
+            "exp_avg": torch.zeros(parameter.shape, dtype=torch.float32),
+            "exp_avg_sq": torch.zeros(parameter.shape, dtype=torch.float32),
+            "master": parameter.detach().to("cpu", torch.float32, copy=True),
         }
 
     def update(

@@ -73,6 +73,13 @@ def shards_of(parameter: Any) -> Shards | None:
     return Shards(mesh.get_group(dimension), mesh.get_local_rank(dimension), counts)
 
 
+def copy_rows(parameter: Tensor, whole: Tensor) -> None:
+    """Copy to a parameter, of a whole tensor of its shape, the rows that this process holds."""
+    shards, held = shards_of(parameter), local(parameter)
+    first = 0 if shards is None else shards.first_row
+    held.copy_(whole[first : first + len(held)])
+
+
 def zeros(parameter: Any, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A new tensor with the parameter's rows, on its device, sharded as it is."""
     if not is_sharded(parameter):

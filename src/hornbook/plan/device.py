@@ -118,11 +118,12 @@ def measure_cpu() -> Device:
 
     device = torch.device("cpu")
     flops, bandwidth = _ceilings(device, torch.float32, 512, 2**24, lambda: None)
+    threads = torch.get_num_threads()
     memory = math.inf  # not known
     if hasattr(os, "sysconf"):
         memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return Device(
-        name=f"this processor, {torch.get_num_threads()} threads",
+        name=f"this processor, {threads} thread{'s' if threads > 1 else ''}",
         kind="cpu",
         memory=memory,
         flops=flops,

@@ -7,14 +7,13 @@ In: a `ModelConfig`, `Wishes` whose `auto`s are free, a `Device`. Out: a `Choice
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
 from hornbook.model.config import ModelConfig
 from hornbook.model.count import parameters
 from hornbook.model.engine import Checkpointing, Compile, CrossEntropy, Engine, Residual
-from hornbook.model.presets import PRESETS
 from hornbook.plan.device import Device, find_device
 from hornbook.plan.gpus import GPUS
 from hornbook.plan.measured import CONTEXT
@@ -25,6 +24,7 @@ from hornbook.plan.rules import (
     choose_sharding,
     cpu_micro_batch,
     even_rows,
+    keeps_gathered,
     memory_share,
     what_to_compile,
     whole_bytes,
@@ -99,6 +99,10 @@ def setups(config: ModelConfig, wishes: Wishes, device: Device) -> Iterator[Setu
         size=wishes.gpus,
         local_size=wishes.gpus,
     )
+    narrow = 4 if precision == "fp32" else 2
+    gathered = sharding == "fsdp" and keeps_gathered(
+        parameters(config).total, narrow, device.memory if cuda else None
+    )
     compile = what_to_compile(config.layers, sharding == "fsdp") if cuda else "off"
     residual = "bf16" if cuda and precision == "bf16" else "fp32"
     losses = _options(wishes.cross_entropy, ("fused", "chunked") if cuda else ("plain",))
@@ -129,6 +133,8 @@ def setups(config: ModelConfig, wishes: Wishes, device: Device) -> Iterator[Setu
             optimizer=wishes.optimizer,
             gpus=wishes.gpus,
             sharding=cast(Sharding, sharding or "none"),
+            device=device.kind,
+            gathered=gathered,
         )
 
 
@@ -139,23 +145,32 @@ def _most_rows(config: ModelConfig, setup: Setup, wanted: int, device: Device) -
     limit = memory_limit(device, setup)
     fitting, rows = 0, 1
     while rows > fitting:
-        if memory(config, replace(eager, micro_batch=rows)).reserved - CONTEXT > limit:
+        if memory(config, replace(eager, micro_batch=rows)).reserved > limit:
             break
         fitting, rows = rows, min(2 * rows, wanted)
     return fitting
 
 
 def memory_limit(device: Device, setup: Setup) -> float:
-    """Bytes of the device that passes may take when training tries them."""
-    return memory_share(setup.engine.compile) * (device.memory - CONTEXT)
+    """Bytes of the device that may be in use when training tries passes."""
+    if device.kind == "cpu":
+        return device.memory
+    return memory_share(setup.engine.compile) * (device.memory - CONTEXT) + CONTEXT
 
 
 def _come_to(config: ModelConfig, setup: Setup, device: Device) -> Choice:
     return Choice(setup, memory(config, setup), step_time(config, setup, device))
 
 
-def remedies(config: ModelConfig, wishes: Wishes, device: Device) -> list[Remedy]:
-    """What would make it fit: settings one after the other, more GPUs, less model, a larger GPU."""
+def remedies(
+    config: ModelConfig, wishes: Wishes, device: Device, smaller: Mapping[str, ModelConfig]
+) -> list[Remedy]:
+    """What would make it fit: settings one after the other, more GPUs, less model, a larger GPU.
+
+    Args:
+        config, wishes, device: that do not go together.
+        smaller: other models for the same rows and tokens, by how to ask for each.
+    """
     found: list[Remedy] = []
 
     def note(change: str, wanted: Wishes, model: ModelConfig = config, on: Device = device) -> bool:
@@ -172,25 +187,22 @@ def remedies(config: ModelConfig, wishes: Wishes, device: Device) -> list[Remedy
             break
         before = found[-1].reserved
     gpus = 2 * wishes.gpus
-    while gpus <= MOST_GPUS:
+    while gpus <= MOST_GPUS and device.kind == "cuda":
         sharded = replace(wishes, gpus=gpus, sharding="fsdp", micro_batch=1)
         if choose(config, sharded, device):
             note(f"--gpus {gpus}: fsdp shares out weights and state", sharded)
             break
         gpus *= 2
-    for name in _smaller_presets(config):
-        model = replace(
-            PRESETS[name], vocabulary=config.vocabulary, vocabulary_rows=config.vocabulary_rows,
-            context=max(PRESETS[name].context, wishes.sequence_length),
-        )  # fmt: skip
-        if choose(model, wishes, device):
-            note(f"a smaller model: --model.preset {name}", wishes, model)
+    sizes = {words: parameters(model).blocks for words, model in smaller.items()}
+    for words in sorted(sizes, key=lambda words: -sizes[words]):
+        if sizes[words] < parameters(config).blocks and choose(smaller[words], wishes, device):
+            note(f"a smaller model: {words}", wishes, smaller[words])
             break
     for gpu in sorted(GPUS, key=lambda gpu: gpu.price):
         other = find_device(gpu.name)
-        larger = device.kind == "cuda" and other.memory > device.memory
+        larger = device.kind == "cpu" or other.memory > device.memory
         if larger and choose(config, wishes, other):
-            note(f"a larger GPU: --gpu {gpu.name}", wishes, on=other)
+            note(f"another device: --gpu {gpu.name}", wishes, on=other)
             break
     return found
 
@@ -216,17 +228,6 @@ def _cheaper(wishes: Wishes, device: Device) -> Iterator[tuple[str, Wishes]]:
         # Its float32 masters are on the CPU too; the rounding of 8 bits is not needed then.
         wishes = replace(wishes, optimizer=replace(wishes.optimizer, kind="adamw", offload=True))
         yield "--optimizer.kind adamw --optimizer.offload true (slow)", wishes
-
-
-def _smaller_presets(config: ModelConfig) -> list[str]:
-    """Presets of the same family with fewer parameters, the largest first."""
-    size = parameters(config).blocks
-    sizes = {
-        name: parameters(preset).blocks
-        for name, preset in PRESETS.items()
-        if preset.family == config.family or config.family == "phi"
-    }
-    return sorted((n for n, blocks in sizes.items() if blocks < size), key=lambda n: -sizes[n])
 
 
 def _options(wish: str, free: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The matrices of a model, by shape, and the optimizer's state of each.
 
 In: a `ModelConfig`. Out: shapes and bytes, without PyTorch and without building anything; tests
-hold them to the real model and `optim.memory.state_bytes`.
+hold them to the real model and the real optimizer's state.
 """
 
 from __future__ import annotations

@@ -3,19 +3,19 @@
 In: a `ModelConfig` and a `Setup`. Out: a `Memory`, in bytes on each GPU. The activations are
 counted from what autograd keeps for each kind of block; `measured` corrects the count.
 
-The peak is the largest of three moments: the end of the forward pass, when all activations and the
+The peak is the largest of these moments: the end of the forward pass, when all activations and the
 logits are there; the end of the backward pass, when all gradients are; the optimizer's update.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hornbook.model.config import ModelConfig
 from hornbook.model.count import parameters
 from hornbook.model.families import FAMILIES
 from hornbook.plan.matrices import state_bytes
-from hornbook.plan.measured import CONTEXT, FRAGMENTATION, SAVED, WORKSPACE
+from hornbook.plan.measured import CONTEXT, FRAGMENTATION, PROCESS, SAVED, WORKSPACE
 from hornbook.plan.setup import Setup
 
 CHUNK_LOGITS = 2**28
@@ -24,71 +24,96 @@ CHUNK_LOGITS = 2**28
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each GPU.
+    """Bytes on each GPU, at the peak.
 
     Attributes:
-        weights: as stored.
-        gradients: of the weights, all at once.
+        weights: as stored, and their copies in the type of the products.
+        copies: those copies alone, kept between forward and backward.
+        gradients: that are there then, with those that several GPUs exchange.
         optimizer: its state.
-        copies: of the weights in the type of the products, kept between forward and backward.
-        activations: of one micro-batch, at the end of its forward pass.
+        activations: of one micro-batch.
         logits: and their gradient, and what computing the loss takes.
-        workspace: of libraries and kernels.
-        peak: the most that is allocated at once (torch.cuda.max_memory_allocated).
-        moment: when: forward, backward or update.
+        workspace: of libraries and kernels, and of the update; on a CPU of the whole process.
+        moment: when that is: forward, backward or update.
+        all_gradients: bytes of the weights' gradients when all are there.
         reserved: the peak with the allocator's fragmentation and CUDA's own context: what the GPU
             must have.
         measured: whether the counts were compared with runs of this kind.
     """
 
     weights: float
+    copies: float
     gradients: float
     optimizer: float
-    copies: float
     activations: float
     logits: float
     workspace: float
-    peak: float
     moment: str
+    all_gradients: float
     reserved: float
     measured: bool
+
+    @property
+    def peak(self) -> float:
+        """The most that is allocated at once (torch.cuda.max_memory_allocated)."""
+        return (
+            self.weights + self.gradients + self.optimizer + self.activations + self.logits
+            + self.workspace
+        )  # fmt: skip
 
 
 def memory(config: ModelConfig, setup: Setup) -> Memory:
     """Memory of a step on each GPU."""
     count = parameters(config).total
     shards = setup.gpus if setup.sharding == "fsdp" else 1
-    weights = setup.weight_bytes * count / shards
-    gradients = setup.weight_bytes * count / shards
+    weights = gradients = setup.weight_bytes * count / shards
     state = state_bytes(config, setup.optimizer) / shards
     copies = _copies(config, setup)
-    saved = SAVED["eager" if setup.engine.compile == "off" else "compiled"]
+    on_cpu = setup.device == "cpu"
+    saved = SAVED["cpu" if on_cpu else "eager" if setup.engine.compile == "off" else "compiled"]
     tokens = setup.micro_tokens
     block = saved.block * block_bytes(config, setup) * tokens
     kept = saved.block * kept_bytes(config, setup) * tokens
     # A block that is computed again is there as a whole while its gradient is found.
     again = block if kept < block else 0.0
     outside = (setup.residual_bytes + setup.narrow_bytes) * config.width * tokens
-    activations = config.layers * kept + outside
     logits, logits_last = _logits(config, setup, saved.logits)
+    several = setup.micro_batches > 1
+    # Between micro-batches: those added up, or with FSDP those of the whole model, not yet reduced.
+    held = (4.0 * count if setup.gathered else gradients) if several else 0.0
+    # A compiled backward pass hands over all gradients at its end, beside those added up before.
+    summed = held + (gradients if setup.engine.compile == "on" or not several else 0.0)
     # DDP exchanges gradients in buckets of its own.
     buckets = gradients if setup.sharding == "ddp" else 0.0
-    fixed = weights + state + copies + buckets + WORKSPACE
-    held = gradients if setup.micro_batches > 1 else 0.0
-    # A compiled backward pass hands over all gradients at its end, beside those added up before.
-    summed = gradients * (2 if setup.micro_batches > 1 and setup.engine.compile == "on" else 1)
+    activations = config.layers * kept + outside
+    update = _update(config, setup)
+    # Gradients, activations, logits and work at each moment (the backward pass begins with the last
+    # block); what else there is stays.
     moments = {
-        "forward": fixed + held + activations + max(logits, again + logits_last),
-        "backward": fixed + summed + logits_last + again + outside,
-        "update": weights + state + gradients + buckets + WORKSPACE + _update(config, setup),
+        "forward": (held, activations, logits, 0.0),
+        "last block": (held, activations + again, logits_last, 0.0),
+        "backward": (summed, again + outside, logits_last, 0.0),
+        "update": (gradients, 0.0, 0.0, update - copies),
     }
-    moment = max(moments, key=lambda name: moments[name])
-    peak = moments[moment]
-    return Memory(
-        weights, gradients, state, copies, activations, logits, WORKSPACE, peak, moment,
-        reserved=peak * (1 + FRAGMENTATION) + CONTEXT,
+    moment = max(moments, key=lambda name: sum(moments[name]))
+    at, active, loss, work = moments[moment]
+    if moment == "update":
+        copies, work = 0.0, update
+    found = Memory(
+        weights=weights + copies,
+        copies=copies,
+        gradients=at + buckets,
+        optimizer=state,
+        activations=active,
+        logits=loss,
+        workspace=(PROCESS if on_cpu else WORKSPACE) + work,
+        moment="backward" if moment == "last block" else moment,
+        all_gradients=gradients,
+        reserved=0.0,
         measured=bool(saved.device) and setup.engine.checkpointing == "none",
-    )  # fmt: skip
+    )
+    over = 0.0 if on_cpu else FRAGMENTATION * found.peak + CONTEXT
+    return replace(found, reserved=found.peak + over)
 
 
 def block_bytes(config: ModelConfig, setup: Setup) -> float:
@@ -109,8 +134,11 @@ def block_bytes(config: ModelConfig, setup: Setup) -> float:
         total += narrow * (query + key)
     inner = config.mlp_width * (2 if architecture.mlp == "swiglu" else 1)
     total += narrow * (inner + config.mlp_width)
-    if architecture.mlp == "swiglu" and setup.engine.compile == "off":
-        total += narrow * config.mlp_width  # silu(gate), which the compiler does again
+    if setup.engine.compile == "off":  # what the compiler does again
+        if architecture.mlp == "swiglu":
+            total += narrow * config.mlp_width  # silu(gate)
+        if architecture.positions == "rotary":
+            total += narrow * (query + key)  # before their rotation
     return total
 
 
@@ -138,12 +166,20 @@ def head_parameters(config: ModelConfig) -> int:
 
 
 def _copies(config: ModelConfig, setup: Setup) -> float:
-    """Narrow copies of the weights, which autocast makes and the backward pass needs again."""
+    """Narrow copies of the weights: those that autocast makes and the backward pass needs again, or
+    those that FSDP gathers (of the blocks one, and the next meanwhile, or all)."""
+    count = parameters(config)
+    if setup.sharding == "fsdp":
+        blocks = (
+            count.blocks
+            if setup.gathered
+            else min(2, config.layers) * count.blocks // config.layers
+        )
+        return setup.narrow_bytes * float(blocks + count.embedding)
     if setup.precision == "fp32" or setup.weights == "bf16":
         return 0.0
-    blocks = parameters(config).blocks
-    if setup.sharding == "fsdp" or setup.engine.checkpointing in ("selective", "full"):
-        blocks //= config.layers
+    again = setup.engine.checkpointing in ("selective", "full")
+    blocks = count.blocks // config.layers if again else count.blocks
     return setup.narrow_bytes * float(blocks + head_parameters(config))
 
 
@@ -152,7 +188,9 @@ def _logits(config: ModelConfig, setup: Setup, plain_bytes: float) -> tuple[floa
     logits = config.vocabulary_rows * setup.micro_tokens
     kind = setup.engine.cross_entropy
     if kind == "plain":
-        whole = plain_bytes * setup.narrow_bytes / 2 * logits
+        whole = plain_bytes * logits
+        if setup.engine.compile != "off":
+            whole *= setup.narrow_bytes / 2
         return whole, whole
     # Gradients of the hidden states and of the head's weights wait for the backward pass.
     later = float(setup.narrow_bytes * config.width * setup.micro_tokens)

@@ -7,13 +7,14 @@ steps in the place of what was predicted. Each part says whether it was measured
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from hornbook.model.config import ModelConfig
 from hornbook.model.count import ParameterCount, flops_per_token, parameters
 from hornbook.plan.device import Device
 from hornbook.plan.fit import Choice, Remedy, choose, remedies, smallest
-from hornbook.plan.loss import Loss, expected_loss
+from hornbook.plan.loss import Loss, bytes_per_token, expected_loss
 from hornbook.plan.memory import memory
 from hornbook.plan.setup import Setup, Wishes
 from hornbook.plan.speed import step_time
@@ -21,12 +22,19 @@ from hornbook.plan.speed import step_time
 
 @dataclass(frozen=True)
 class Horizon:
-    """How long a run is: tokens, or hours; and how much text there is."""
+    """How long a run is: tokens, or hours, or whichever ends first; and how much text there is."""
 
     tokens: float = 0.0
     hours: float = 0.0
     unique: float = 0.0
     """Different tokens; 0: not known, taken to be as many as are trained on."""
+    bytes_per_token: float = 0.0
+    """0: not known, taken from the size of the vocabulary."""
+
+    def tokens_at(self, tokens_per_second: float) -> float:
+        """Tokens that the run trains on; 0 where nothing says how long it is."""
+        lengths = (self.tokens, 3600 * self.hours * tokens_per_second)
+        return min((length for length in lengths if length), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Prediction:
 
     Attributes:
         name: of the recipe.
+        wishes: what the recipe asks for.
         fits: whether `choice` fits into the device's memory; where not, `choice` is the smallest.
         tokens: that the run trains on; 0 where nothing says how long it is.
         price: US dollars a GPU and hour.
@@ -55,6 +64,7 @@ class Prediction:
 
     name: str
     config: ModelConfig
+    wishes: Wishes
     device: Device
     choice: Choice
     fits: bool
@@ -112,7 +122,8 @@ class Prediction:
             return None
         count = self.count
         unique = self.horizon.unique or self.tokens
-        loss = expected_loss(count.total, count.blocks, self.tokens, unique)
+        size = self.horizon.bytes_per_token or bytes_per_token(self.config.vocabulary)
+        loss = expected_loss(count.total, count.blocks, self.tokens, unique, size)
         return loss.at_most(math.log(self.config.vocabulary))
 
     @property
@@ -134,6 +145,7 @@ def predict(
     device: Device,
     horizon: Horizon,
     price: float | None = None,
+    smaller: Mapping[str, ModelConfig] | None = None,
 ) -> Prediction:
     """Choose settings and say what they come to.
 
@@ -144,13 +156,14 @@ def predict(
         device: of which `wishes.gpus` are used.
         horizon: hours become tokens by the predicted speed.
         price: US dollars a GPU and hour; None: the table's.
+        smaller: models that could be taken where this one does not fit, by how to ask for each.
     """
     choice = choose(config, wishes, device)
-    found = [] if choice else remedies(config, wishes, device)
+    found = [] if choice else remedies(config, wishes, device, smaller or {})
     taken = choice or smallest(config, wishes, device)
-    tokens = horizon.tokens or horizon.hours * 3600 * taken.step.tokens_per_second
+    tokens = horizon.tokens_at(taken.step.tokens_per_second)
     return Prediction(
-        name, config, device, taken, choice is not None, horizon, tokens,
+        name, config, wishes, device, taken, choice is not None, horizon, tokens,
         price=device.price if price is None else price, listed=price is None, remedies=found,
     )  # fmt: skip
 
@@ -160,7 +173,4 @@ def correct(prediction: Prediction, setup: Setup, probe: Probe) -> Prediction:
     config, device = prediction.config, prediction.device
     choice = Choice(setup, memory(config, setup), step_time(config, setup, device))
     corrected = replace(prediction, choice=choice, probe=probe, fits=True, remedies=[])
-    if not prediction.horizon.tokens:
-        seconds = prediction.horizon.hours * 3600
-        corrected = replace(corrected, tokens=seconds * corrected.tokens_per_second)
-    return corrected
+    return replace(corrected, tokens=prediction.horizon.tokens_at(corrected.tokens_per_second))

@@ -45,6 +45,26 @@ REPLICATED_SHARE = 0.5
 the rest is for activations."""
 
 
+KEPT_SHARE = 0.25
+"""How FSDP pays for a step of several micro-batches: in memory, up to this share of the device's,
+or in communication.
+
+Kept: weights stay gathered from the first micro-batch to the last, and gradients are added up whole
+(float32). A step then gathers and reduces each parameter once, as DDP does; only the optimizer's
+state is shared out (ZeRO-1, arXiv:1910.02054). Not kept: each micro-batch gathers each block twice,
+for the forward and the backward pass, and reduces its gradients (ZeRO-3); a device then never holds
+more than a block or two whole. With `hsdp` hosts exchange gradients once a step either way.
+
+With bf16 products what is kept is 6 bytes a parameter: a quarter of 80 GB is 3.3B parameters. The
+rest is for activations; the share itself has not been measured."""
+
+
+def keeps_gathered(count: float, narrow_bytes: int, memory_bytes: float | None) -> bool:
+    """Whether FSDP does so, for a model of `count` parameters; None: memory is not known."""
+    gathered = count * (narrow_bytes + 4)  # gradients add up in float32
+    return memory_bytes is None or gathered <= KEPT_SHARE * memory_bytes
+
+
 def memory_share(compile: Compile) -> float:
     """Part of a GPU's free memory that a pass which is not compiled may take."""
     return EAGER_SHARE if compile == "off" else 1.0

@@ -35,6 +35,9 @@ class Setup:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     gpus: int = 1
     sharding: Sharding = "none"
+    device: Literal["cuda", "cpu"] = "cuda"
+    gathered: bool = False
+    """FSDP keeps all gathered weights through a step (`rules.keeps_gathered`)."""
 
     @property
     def narrow_bytes(self) -> int:

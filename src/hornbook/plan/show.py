@@ -115,18 +115,28 @@ def _model_rows(prediction: Prediction) -> Iterator[Row]:
     length = prediction.choice.setup.sequence_length
     yield Row("model", "shape", shape, True)
     yield Row("", "parameters", f"{number(count.total)}: {parts}", True)
-    yield Row("", "FLOPs a token", f"{number(prediction.flops_per_token)}, rows of {length}", True)
+    each = f"{number(prediction.flops_per_token)}, forward and backward, in rows of {length:,}"
+    yield Row("", "FLOPs a token", each, True)
 
 
 def _setting_rows(prediction: Prediction) -> Iterator[Row]:
-    setup, measured = prediction.choice.setup, prediction.memory_measured
-    engine = setup.engine
+    setup, tried = prediction.choice.setup, prediction.probe is not None
+    engine, measured = setup.engine, tried or prediction.memory_measured
     each = f"{setup.rows} rows ({number(setup.step_tokens)} tokens)"
     batch = f"{each} in micro-batches of {setup.micro_batch}"
+    if setup.micro_batch < prediction.wishes.micro_batch:
+        batch += f", as {prediction.wishes.micro_batch} {_why_fewer(prediction)}"
     yield Row("settings", "step", batch, measured)
-    numbers = f"{setup.precision}, weights {setup.weights}, residual {engine.residual}"
+    numbers = f"{setup.precision}, weights {setup.weights}, residual stream {engine.residual}"
+    if setup.device == "cpu" and prediction.wishes.precision == "auto" and not tried:
+        numbers += " (or bf16 where that is faster: --probe tries)"
     yield Row("", "precision", numbers + (", float8" if engine.float8 else ""), measured)
-    kept = "all activations" if engine.checkpointing == "none" else engine.checkpointing
+    kept = {
+        "none": "none: all activations are kept",
+        "selective": "selective: recompute activations that are cheap",
+        "full": "full: recompute all activations",
+        "budget": f"budget: keep {100 * engine.budget:.0f} % of the activations",
+    }[engine.checkpointing]
     yield Row("", "checkpointing", f"{kept}; loss {engine.cross_entropy}", measured)
     offload = ", state on the CPU" if setup.optimizer.offload else ""
     compiled = f"compile {engine.compile}"
@@ -136,33 +146,54 @@ def _setting_rows(prediction: Prediction) -> Iterator[Row]:
 
 
 def _memory_rows(prediction: Prediction) -> Iterator[Row]:
-    memory = prediction.choice.memory
+    memory, setup = prediction.choice.memory, prediction.choice.setup
     measured = memory.measured
-    each = ", each GPU" if prediction.choice.setup.gpus > 1 else ""
+    moment = "update" if memory.moment == "update" else f"{memory.moment} pass"
+    each = "each GPU, " if setup.gpus > 1 else ""
+    on_cpu = setup.device == "cpu"
     parts = {
-        "weights": memory.weights + memory.copies,
+        "weights": memory.weights,
         "gradients": memory.gradients,
         "optimizer": memory.optimizer,
         "activations": memory.activations,
         "logits, loss": memory.logits,
-        "workspace": memory.workspace + memory.reserved - memory.peak,
+        "Python, PyTorch" if on_cpu else "workspace": memory.workspace,
     }
-    for index, (name, size) in enumerate(parts.items()):
-        note = f" ({gigabytes(memory.copies)} of it narrow copies)" if name == "weights" else ""
-        section = f"memory{each}" if index == 0 else ""
-        yield Row(section, name, gigabytes(size) + (note if memory.copies else ""), measured)
-    most = memory_limit(prediction.device, prediction.choice.setup)
-    verdict = "fits" if prediction.fits else "DOES NOT FIT"
-    peak = f"{gigabytes(prediction.peak)} allocated in the {memory.moment} pass"
-    if memory.moment == "update":
-        peak = f"{gigabytes(prediction.peak)} allocated in the update"
-    yield Row("", "peak", f"{peak}; {verdict} into {gigabytes(most)}", prediction.memory_measured)
+    notes = {}
+    if memory.copies:
+        notes["weights"] = f" ({gigabytes(memory.copies)} of it narrow copies)"
+    if memory.gradients < memory.all_gradients:
+        notes["gradients"] = f" yet; {gigabytes(memory.all_gradients)} after the backward pass"
+    for name, size in parts.items():
+        section = "memory" if name == "weights" else ""
+        yield Row(
+            section, name, (gigabytes(size) if size else "none") + notes.get(name, ""), measured
+        )
+    peak = f"{gigabytes(memory.peak)}, the sum: {each}in the {moment}"
+    yield Row("", "peak", peak, measured)
+    if prediction.probe and prediction.probe.peak:
+        yield Row("", "peak, real", gigabytes(prediction.probe.peak), True)
+    verdict = "fits into" if prediction.fits else "DOES NOT FIT into"
+    over = prediction.peak + memory.reserved - memory.peak
+    needs = (
+        gigabytes(over) if on_cpu else f"{gigabytes(over)} with what CUDA and its allocator hold"
+    )
+    limit = gigabytes(memory_limit(prediction.device, setup))
+    yield Row("", "needs", f"{needs}; {verdict} {limit}", prediction.memory_measured)
+
+
+def _why_fewer(prediction: Prediction) -> str:
+    """Why a micro-batch is smaller than what was asked for."""
+    setup = prediction.choice.setup
+    if prediction.wishes.micro_batch * setup.gpus > setup.rows:
+        return "are more than a step has" + (" for each GPU" if setup.gpus > 1 else "")
+    return "do not fit, or not evenly into the step"
 
 
 def _speed_rows(prediction: Prediction) -> Iterator[Row]:
     step, measured = prediction.choice.step, prediction.speed_measured
     shares = {
-        "products": step.matmuls,
+        "matrix products": step.matmuls,
         "attention": step.attention,
         "elementwise": step.elementwise,
         "loss": step.loss,
@@ -180,7 +211,7 @@ def _speed_rows(prediction: Prediction) -> Iterator[Row]:
         rate += f", MFU {100 * prediction.utilisation:.0f} %"
     yield Row("speed", "rate", rate, measured)
     seconds = step.tokens / prediction.tokens_per_second
-    yield Row("", "a step", f"{seconds:,.3f} s", measured)
+    yield Row("", "a step", f"{seconds:,.{3 if seconds < 10 else 0}f} s", measured)
     yield Row("", "of it", took, prediction.device.measured)
 
 
@@ -196,7 +227,11 @@ def _outcome_rows(prediction: Prediction) -> Iterator[Row]:
     yield Row("run", "length", length, measured)
     yield Row("", "time", duration(prediction.hours), measured)
     expected = f"{loss.nats:.2f} nats a token ({loss.low:.2f} to {loss.high:.2f})"
-    yield Row("", "expected loss", f"{expected}, {loss.law}; other text and tokens", False)
+    yield Row("", "expected loss", f"{expected}, {loss.bits_per_byte:.2f} bits a byte", False)
+    law = f"{loss.law}, on other text, with {loss.law_bytes_per_token} bytes a token; here "
+    yield Row("", "by the law of", f"{law}{loss.bytes_per_token:.1f}", False)
+    if loss.outside:
+        yield Row("", "", f"OUTSIDE THE LAW'S RANGE, which begins at {loss.outside}", False)
     if prediction.price:
         price = f"${prediction.cost:,.2f} at ${prediction.price:.2f} a GPU and hour"
         yield Row("", "cost", f"{price} ({PRICE_DATE})" if prediction.listed else price, measured)
@@ -221,12 +256,12 @@ def _remedies(prediction: Prediction) -> RenderableType:
 
 
 def number(value: float) -> str:
-    """124.4M, 2.78B, 859M."""
+    """1,024, 16.4k, 124.4M, 2.78B, 859M."""
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
+        if value >= max(size, 1e4):
             digits = 2 if value < 10 * size else 1 if value < 200 * size else 0
             return f"{value / size:.{digits}f}{unit}"
-    return f"{value:.0f}"
+    return f"{value:,.0f}"
 
 
 def gigabytes(size: float) -> str:

@@ -252,6 +252,8 @@ def _communication_seconds(config: ModelConfig, setup: Setup, device: Device) ->
     count, part = parameters(config).total, (setup.gpus - 1) / setup.gpus
     if setup.sharding == "ddp":
         return 2 * part * setup.weight_bytes * count / device.link
-    # Gathered for forward and for backward of each micro-batch; gradients scattered once.
-    gathered = 2 * setup.micro_batches * setup.narrow_bytes
-    return part * (gathered + setup.weight_bytes) * count / device.link
+    # Gathered once and reduced in float32 once; or each micro-batch gathers twice and reduces.
+    passes = setup.narrow_bytes + 4
+    if not setup.gathered:
+        passes = setup.micro_batches * (2 * setup.narrow_bytes + 4)
+    return part * passes * count / device.link

@@ -27,6 +27,7 @@ from hornbook.model.count import parameters
 from hornbook.model.presets import resolve
 from hornbook.optim.config import OptimizerConfig
 from hornbook.plan.device import Device
+from hornbook.plan.loss import bytes_per_token
 from hornbook.plan.predict import Horizon, Prediction, predict
 from hornbook.plan.setup import Wishes
 
@@ -142,11 +143,6 @@ def batch_tokens(tokens: float, length: int, device: Device, gpus: int = 1) -> i
     least = gpus * max(length, GPU_STEP_TOKENS if device.kind == "cuda" else 2 * length)
     wanted = max(least, min(best, tokens / LEAST_STEPS))
     return int(2 ** math.floor(math.log2(wanted)))
-
-
-def bytes_per_token(vocabulary: int) -> float:
-    """Bytes of English in a token of a BPE vocabulary: 3.4 at 4,096 tokens, 4.3 at 32,768."""
-    return max(1.0, 3.4 + 0.3 * (math.log2(vocabulary) - 12))
 
 
 def _within(

@@ -45,4 +45,10 @@ def check_training(config: PretrainConfig, optimizer: OptimizerConfig) -> None:
             where="pretrain.float8",
             hint="Set pretrain.compile to auto, or float8 to false",
         )
+    if config.float8 and config.mlp == "fused":
+        raise HornbookError(
+            "the fused products are not in 8 bits",
+            where="pretrain.mlp",
+            hint="Set it to auto, or float8 to false",
+        )
     check_optimizer(optimizer)

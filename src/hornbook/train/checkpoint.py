@@ -63,7 +63,6 @@ class _Snapshot:
     model: dict[str, Part]
     optimizer: dict[str, Part]
     state: dict[str, Any]
-    random_state: dict[str, Tensor]
 
 
 class CheckpointStore:
@@ -104,7 +103,6 @@ class CheckpointStore:
         model: Decoder,
         optimizer: Optimizer,
         state: dict[str, Any],
-        random_state: Mapping[str, Tensor],
         *,
         wait: bool = False,
     ) -> None:
@@ -114,8 +112,7 @@ class CheckpointStore:
             step: finished optimizer steps.
             model: neither compiled nor wrapped in DDP; sharded by FSDP it may be.
             optimizer: its state is stored by parameter name, so the groups may change.
-            state: JSON values that come back from `load` as they were.
-            random_state: generator states that come back from `load` as they were.
+            state: JSON values that come back from `Checkpoint.state` as they were.
             wait: return only when the checkpoint is durable.
 
         A whole checkpoint of this very step is kept as it is: training repeats itself exactly, so
@@ -134,7 +131,7 @@ class CheckpointStore:
             )
         if self._world.size > 1:
             self._clear_the_way(step)
-        snapshot = self._snapshot(step, model, optimizer, state, random_state)
+        snapshot = self._snapshot(step, model, optimizer, state)
         self._pending_step = step
         self._pending = self._worker.submit(self._write, snapshot)
         if wait:
@@ -171,8 +168,8 @@ class CheckpointStore:
 
     def load(
         self, checkpoint: Checkpoint, model: Decoder, optimizer: Optimizer | None = None
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Put a checkpoint into `model` and `optimizer`; returns its `state` and `random_state`.
+    ) -> None:
+        """Put a checkpoint into `model` and `optimizer`.
 
         Raises `HornbookError` naming the differing fields if it is of another architecture.
         """
@@ -180,17 +177,11 @@ class CheckpointStore:
         load_weights(checkpoint, model)
         if optimizer is not None:
             _load_optimizer(checkpoint, model, optimizer)
-        return checkpoint.state(), checkpoint.random_state()
 
     # ------------------------------------------------------------------ the phases of one save
 
     def _snapshot(
-        self,
-        step: int,
-        model: Decoder,
-        optimizer: Optimizer,
-        state: dict[str, Any],
-        random_state: Mapping[str, Tensor],
+        self, step: int, model: Decoder, optimizer: Optimizer, state: dict[str, Any]
     ) -> _Snapshot:
         snapshot = _Snapshot(
             step=step,
@@ -198,7 +189,6 @@ class CheckpointStore:
             model=self._parts("model", named_tensors(model)),
             optimizer=self._parts("optimizer", _optimizer_state(model, optimizer)),
             state=json.loads(json.dumps({**state, "step": step, "optimizer": optimizer.kind})),
-            random_state={n: t.detach().cpu().clone() for n, t in random_state.items()},
         )
         if self._pinned:
             torch.cuda.synchronize()
@@ -259,7 +249,6 @@ class CheckpointStore:
         temporary = files.temporary_folder(self.folder, snapshot.step)
         try:
             written = self._write_tensors(snapshot, temporary)
-            files.write_random_state(snapshot.random_state, temporary / files.RANDOM_STATE)
             files.write_state(temporary, snapshot.config, snapshot.state)
             for name, content in self._attachments.items():
                 data = content.read_bytes() if isinstance(content, Path) else content

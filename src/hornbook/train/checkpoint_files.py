@@ -4,7 +4,6 @@ In: tensors by name and JSON values. Out: a folder `step-00000500/`, and back:
 
     model/*.safetensors       weights and persistent buffers (float32 stays float32, bit for bit)
     optimizer/*.safetensors   optimizer state, `<parameter name>/<state name>`
-    rng.safetensors           states of the random number generators
     model.json                the architecture (`ModelConfig`)
     state.json                step, cursors and whatever else the trainer counts
     tokenizer.json ...        attachments
@@ -27,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader
@@ -43,7 +41,6 @@ from hornbook.train.tensor_files import Entry, Part, write_file
 
 MODEL, OPTIMIZER = "model", "optimizer"
 MANIFEST, MODEL_CONFIG, STATE = "manifest.json", "model.json", "state.json"
-RANDOM_STATE = "rng.safetensors"
 
 FILE_BYTES = 2**30
 """Tensors are gathered into files of about this size."""
@@ -95,10 +92,6 @@ class Checkpoint:
         """The trainer's scalars and cursors."""
         state: dict[str, Any] = read_json(self.path / STATE)
         return state
-
-    def random_state(self) -> dict[str, Tensor]:
-        """States of the random number generators, uint8 or int64 on the CPU."""
-        return safetensors.torch.load_file(self.path / RANDOM_STATE)
 
 
 def checkpoint_name(step: int) -> str:
@@ -215,11 +208,6 @@ def _one_process() -> Iterator[None]:
     except CheckpointException as failure:  # a BaseException around the real one
         cause, _ = next(iter(failure.failures.values()))
         raise cause from None
-
-
-def write_random_state(random_state: Mapping[str, Tensor], path: Path) -> None:
-    """Write the generators' states; through `open`, so that a full disk is an `OSError`."""
-    path.write_bytes(safetensors.torch.save(dict(random_state)))
 
 
 def write_state(folder: Path, config: ModelConfig, state: dict[str, Any]) -> None:

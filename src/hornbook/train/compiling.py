@@ -34,6 +34,9 @@ def start(machine: Machine, trial: Trial, wanted: str) -> Forward:
         return forward
     began = time.perf_counter()
     try:
+        if hasattr(trial.model, "unshard"):  # that it fits is for the whole model to say
+            rows = machine.micro_batches[-1][1]
+            trial.apart().fits(Precision(machine.precision, trial.device), rows)
         _try_compiled(forward, machine, trial)
     except HornbookError:
         raise

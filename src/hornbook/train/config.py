@@ -57,6 +57,10 @@ class PretrainConfig:
     `fused` is one Triton kernel (CUDA). `auto`: on a GPU `fused`, or `chunked` where memory asks
     for it; elsewhere `plain`."""
 
+    mlp: Literal["auto", "plain", "fused"] = _horizon("auto")
+    """`fused`: GELU inside the matrix products (NVIDIA GPUs; families with GELU). `auto`: fused
+    where it works."""
+
     activation_checkpointing: Literal["auto", "none", "selective", "full", "budget"] = _horizon(
         "auto"
     )

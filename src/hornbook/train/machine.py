@@ -33,7 +33,15 @@ from hornbook.train.precision import PrecisionName
 
 FILE = "machine.json"
 
-OTHER_CHOICES = ("weights", "attention", "checkpointing", "cross_entropy", "residual", "float8")
+OTHER_CHOICES = (
+    "weights",
+    "attention",
+    "checkpointing",
+    "cross_entropy",
+    "residual",
+    "mlp",
+    "float8",
+)
 """Said in the one line for the user where they are not the plain ones."""
 
 ASKED = (
@@ -44,6 +52,7 @@ ASKED = (
     "activation_checkpointing",
     "activation_budget",
     "residual",
+    "mlp",
     "weights",
     "float8",
     "compile",
@@ -255,7 +264,9 @@ def _cpu_quota() -> int:
 def memory_gigabytes(device: torch.device) -> float | None:
     """Peak memory so far, in 10^9 bytes: of the GPU's tensors, or of the process on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e9
+        # `max_memory_allocated` sorts all counters to find this one, in each step.
+        counters = torch.cuda.memory_stats_as_nested_dict()
+        return float(counters["allocated_bytes"]["all"]["peak"]) / 1e9
     if device.type == "mps":
         return torch.mps.driver_allocated_memory() / 1e9
     if os.name != "posix":

@@ -75,17 +75,17 @@ class World:
         """Which of the wishes at least one process has; waits for all of them."""
         return [count > 0 for count in self.sum(*map(float, wishes))]
 
-    def share(self, value: Any) -> Any:
-        """What process 0 has, as JSON keeps it; other processes' values do not count."""
+    def share(self, value: Any, source: int = 0) -> Any:
+        """What process `source` has, as JSON keeps it; other processes' values do not count."""
         if self.size == 1:
             return value
-        text = json.dumps(value).encode() if self.is_main else b""
+        text = bytearray(json.dumps(value).encode())
         length = torch.tensor([len(text)])
-        distributed.broadcast(length, src=0)
+        distributed.broadcast(length, src=source)
         codes = torch.zeros(int(length), dtype=torch.uint8)
-        if self.is_main:
-            codes.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
-        distributed.broadcast(codes, src=0)
+        if self.rank == source:
+            codes.copy_(torch.frombuffer(text, dtype=torch.uint8))
+        distributed.broadcast(codes, src=source)
         return json.loads(bytes(codes.tolist()))
 
     def largest(self, *values: float) -> list[float]:

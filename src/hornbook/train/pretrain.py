@@ -95,7 +95,7 @@ def _pretrain(
     config = dataclasses.replace(config, evaluate_tokens=validation.tokens)
     trainer = Trainer(
         decoder, source, NextToken(), config, optimizer, out,
-        evaluate=validation,
+        evaluate=lambda model: validation(model, trainer.micro_batch),
         sample=sampler(tokenizer, decoder.config.context, config, generation),
         attachments=tokenizer_files(tokens / "tokenizer"),
         prefetch=data.prefetch,
@@ -135,15 +135,16 @@ def check_settings(
 def starting_model(
     settings: ModelSettings, config: PretrainConfig, tokenizer: Tokenizer
 ) -> Decoder:
-    """New weights from the seed, or those of `config.init`, for this tokenizer.
+    """The weights of `config.init`, or a model whose weights are yet to be drawn (on `meta`), for
+    this tokenizer.
 
     With `config.init` the architecture is the one found there, and so is the dropout unless the
     settings name one; settings that ask for another architecture are refused, and so is a model
     that has no rows for some of the tokenizer's ids.
     """
     if config.init is None:
-        generator = torch.Generator().manual_seed(config.seed)
-        return Decoder(resolve(settings, tokenizer.size), generator)
+        with torch.device("meta"):  # each process draws its part, on its device (`place`)
+            return Decoder(resolve(settings, tokenizer.size), initialise=False)
     decoder = initial_weights(Path(config.init))
     if decoder.config.vocabulary < tokenizer.size:
         raise HornbookError(

@@ -13,6 +13,8 @@ import torch
 
 from hornbook.errors import HornbookError
 from hornbook.model.engine import Compile, Engine
+from hornbook.model.families import FAMILIES
+from hornbook.model.gelu_matmul import has_kernel
 from hornbook.plan.rules import what_to_compile
 from hornbook.train.config import PretrainConfig
 from hornbook.train.machine import Machine, asked, cpu_threads, device_name
@@ -160,6 +162,7 @@ def choose_engine(
         problem = _problem(replace(engine, cross_entropy="fused"), trial, precision)
         reasons["cross_entropy"] = f"fused does not work: {problem}" if problem else "fused works"
         engine = replace(engine, cross_entropy="plain" if problem else "fused")
+    engine = _with_mlp(engine, config, trial, precision, reasons)
     engine = replace(engine, compile=_compile(config, trial))
     if engine.checkpointing == "budget" and engine.compile == "off":
         raise HornbookError(
@@ -168,6 +171,36 @@ def choose_engine(
             hint="Set pretrain.compile to on, or take selective",
         )
     return engine
+
+
+def _with_mlp(
+    engine: Engine,
+    config: PretrainConfig,
+    trial: Trial,
+    precision: Precision,
+    reasons: dict[str, str],
+) -> Engine:
+    """The engine, GELU inside its products where that is asked for, or works."""
+    model = trial.model.config
+    possible = (
+        FAMILIES[model.family].architecture.mlp == "gelu"
+        and precision.name != "fp32"
+        and has_kernel(trial.device, model.width, model.mlp_width)
+    )
+    if config.mlp == "plain" or config.float8 or (config.mlp == "auto" and not possible):
+        return engine
+    if not possible:
+        raise HornbookError(
+            "fused is for 16 bits, families with GELU and NVIDIA GPUs",
+            where="pretrain.mlp",
+            hint="Set it to auto",
+        )
+    fused = replace(engine, mlp="fused")
+    if config.mlp == "fused":
+        return _works("mlp", fused, trial, precision)
+    problem = _problem(fused, trial, precision)
+    reasons["mlp"] = f"fused does not work: {problem}" if problem else "fused works"
+    return engine if problem else fused
 
 
 def _problem(engine: Engine, trial: Trial, precision: Precision) -> str | None:

@@ -14,6 +14,7 @@ import torch
 
 from hornbook.errors import HornbookError
 from hornbook.model.decoder import Decoder
+from hornbook.optim.sharding import copy_rows
 from hornbook.tokens.batch import Batch
 from hornbook.train import horizon
 from hornbook.train.compiling import start
@@ -22,12 +23,14 @@ from hornbook.train.machine import FILE, Machine
 from hornbook.train.objective import Forward
 from hornbook.train.parallel import World
 from hornbook.train.probe import probe
+from hornbook.train.sharding import Sharing
 from hornbook.train.step import Pending, Stepper
 from hornbook.train.trial import Trial
 
 
-def prepare_weights(model: Decoder, config: PretrainConfig) -> None:
-    """Store the parameters in the type that is asked for, and change the products for 8 bits.
+def prepare_weights(model: Decoder, config: PretrainConfig, device: torch.device) -> None:
+    """Store the parameters in the type that is asked for, and change the products for 8 bits of
+    `device`, to which the model is about to go.
 
     Buffers, such as tables of rotary angles, stay float32.
     """
@@ -37,7 +40,25 @@ def prepare_weights(model: Decoder, config: PretrainConfig) -> None:
     if config.float8:
         from hornbook.model.float8 import convert
 
-        convert(model)
+        convert(model, device)
+
+
+def place(model: Decoder, config: PretrainConfig, sharing: Sharing, device: torch.device) -> None:
+    """Move this process's part of a model to the device, ready to train.
+
+    A model on `meta` gets its initial weights here: every process draws all of them, one parameter
+    after the other, and keeps its own rows. So they depend on the seed alone, and no process ever
+    holds more than its part and one whole parameter.
+    """
+    prepare_weights(model, config, device)
+    sharing.prepare(model)
+    if model.embedding.weight.is_meta:
+        # As `to_empty` does it, which would also empty buffers that have their numbers.
+        model._apply(  # type: ignore[no-untyped-call]
+            lambda t: torch.empty_like(t, device=device) if t.is_meta else t
+        )
+        model.initialise(torch.Generator().manual_seed(config.seed), put=copy_rows)
+    model.to(device).train()
 
 
 def choose_machine(

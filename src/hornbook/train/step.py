@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,39 +44,61 @@ class StepReport:
     updated: bool
 
 
+class Moment:
+    """When a CUDA device is done with what it was handed up to here; elsewhere simply now."""
+
+    def __init__(self, device: torch.device):
+        self._now = time.perf_counter()
+        self._event: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def wait(self) -> None:
+        """Return when the device is there."""
+        if self._event is not None:
+            self._event.synchronize()
+
+    def since(self, earlier: Moment) -> float:
+        """Seconds from an earlier moment to this one, which has been waited for."""
+        if self._event is None or earlier._event is None:
+            return self._now - earlier._now
+        milliseconds: float = earlier._event.elapsed_time(self._event)
+        return milliseconds / 1000
+
+
 class Pending:
-    """A step that was handed to the device; `result` waits for its numbers."""
+    """A step that was handed to the device; `result` waits for its numbers.
+
+    Args:
+        values: float32 [n], numbers that the device is about to know; their copy to the host is
+            begun here.
+        report: makes sense of them.
+
+    Attributes:
+        end: when the device is done with the step.
+    """
 
     def __init__(self, values: Tensor, report: Callable[[list[float]], StepReport]):
-        """
-        Args:
-            values: float32 [n], numbers that the device is about to know; their copy to the host
-                is begun here.
-            report: makes sense of them.
-        """
-        self._report = report
-        self._copied: torch.cuda.Event | None = None
-        self._values = values
+        self._report, self._values = report, values
         if values.is_cuda:
             self._values = torch.empty_like(values, device="cpu", pin_memory=True)
             self._values.copy_(values, non_blocking=True)
-            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._copied.record()
+        self.end = Moment(values.device)
 
     def result(self) -> StepReport:
         """What the step did. Raises `NotFinite` when its loss or gradient is NaN or infinite, and
         `HornbookError` when an operator ran out of memory after it was handed over."""
-        if self._copied is not None:
-            try:
-                self._copied.synchronize()
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise HornbookError(
-                    "the device ran out of memory in the middle of a step",
-                    hint="Start again: it goes on from the last checkpoint. Set "
-                    "pretrain.micro_batch lower",
-                ) from error
+        try:
+            self.end.wait()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise HornbookError(
+                "the device ran out of memory in the middle of a step",
+                hint="Start again: it goes on from the last checkpoint. Set "
+                "pretrain.micro_batch lower",
+            ) from error
         return self._report(self._values.tolist())
 
 
@@ -185,10 +208,8 @@ class Stepper:
         norm = self._clipped_norm()
         shares = self._total(torch.stack([*sums.losses, *sums.metrics.values()]))
         scale = norm.new_ones(()) if self.precision.scale is None else self.precision.scale
-        pending = Pending(
-            torch.cat([torch.stack([norm, scale]), shares]),
-            partial(self._report, step, rows, len(batch), len(sums.losses), list(sums.metrics)),
-        )
+        values = torch.cat([torch.stack([norm, scale]), shares])
+        report = partial(self._report, step, rows, len(batch), len(sums.losses), list(sums.metrics))
         overflowed = (~norm.isfinite()).float()
         if self.pipelined:
             fatal = (~shares[: len(sums.losses)].isfinite().all()).float()
@@ -197,10 +218,10 @@ class Stepper:
             self._halted = torch.maximum(self._halted, fatal)
             self._optimizer.found_inf = torch.maximum(self._halted, overflowed)  # type: ignore[attr-defined]
             self._update()
-        elif pending.result().updated:
+        elif report(values.tolist()).updated:
             self._update()
         self.precision.update_scale(overflowed)
-        return pending
+        return Pending(values, report)
 
     def _clipped_norm(self) -> Tensor:
         """Unscale and clip the gradients; their global 2-norm before clipping, float32 0-d."""

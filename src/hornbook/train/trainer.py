@@ -38,9 +38,9 @@ from hornbook.train.parallel import ALONE, World
 from hornbook.train.precision import Precision
 from hornbook.train.process import Interrupt, collection_paused, reproducible, settings_restored
 from hornbook.train.sharding import Sharing
-from hornbook.train.start import calibrate, choose_machine, prepare_weights, stop_for_memory
+from hornbook.train.start import calibrate, choose_machine, place, stop_for_memory
 from hornbook.train.state import Outcome, Reason, RunState
-from hornbook.train.step import NotFinite, Pending, Stepper, StepReport, step_seed
+from hornbook.train.step import Moment, NotFinite, Pending, Stepper, StepReport, step_seed
 from hornbook.train.stop import unlike_guessing
 from hornbook.train.trial import Trial
 
@@ -71,7 +71,7 @@ class Trainer:
     """Trains a model.
 
     Args:
-        model: updated in place.
+        model: updated in place; on `meta`, its weights are drawn from `config.seed`.
         source: gives any rows of the run; step s (from 0) takes rows [s * G, (s + 1) * G).
         objective: the loss.
         config: the `pretrain` section.
@@ -156,6 +156,11 @@ class Trainer:
             checkpoint=checkpoint_name(self._state.step),
         )
 
+    @property
+    def micro_batch(self) -> int:
+        """Rows of a forward pass, once `fit` has chosen them."""
+        return self._machine.micro_batch(self._state.step)
+
     # ----------------------------------------------------------------------- before the first step
 
     def _take_up(self, stored: dict[str, Any]) -> None:
@@ -178,9 +183,7 @@ class Trainer:
         if device.type == "cuda":
             # Products left in float32 (all, in fp32 runs) use TF32: 8x as fast, 10-bit mantissas.
             torch.set_float32_matmul_precision("high")
-        prepare_weights(self._model, self._config)
-        self._sharing.prepare(self._model)
-        self._model.to(device).train()
+        place(self._model, self._config, self._sharing, device)
         self._optimizer = build_optimizer(self._model, self._optimizer_config, device)
         forward = self._choose_machine(device, stored)
         self._stepper = self._make_stepper(forward)
@@ -266,7 +269,9 @@ class Trainer:
         ):
             shown.restart(first, last)
             while True:
-                stop, late = self._world.any(interrupt.requested, self._late())
+                minutes = (time.perf_counter() - self._saved_time) / 60
+                late = 0 < self._config.checkpoint_minutes <= minutes
+                stop, late = self._world.any(interrupt.requested, late)
                 if stop:
                     self._drain(shown)
                     self._event("stopped", f"asked to stop after step {self._state.step}")
@@ -276,11 +281,6 @@ class Trainer:
                 if reason:
                     return reason
                 self._one_step(batches, shown)
-
-    def _late(self) -> bool:
-        """Whether the last checkpoint is older than it may be."""
-        minutes = (time.perf_counter() - self._saved_time) / 60
-        return 0 < self._config.checkpoint_minutes <= minutes
 
     def _between_steps(self, shown: Bar, late: bool) -> Reason | None:
         """Evaluate, sample, save where due; a reason to end, if there is one.
@@ -292,9 +292,15 @@ class Trainer:
         self._store.check()
         if state.step % COLLECT_EVERY == 0:
             gc.collect()
-        target = state.watch.reached(config.stop_at_loss, None)
+        validation = state.validation.get("validation_loss")
+        target = state.watch.reached(config.stop_at_loss, validation)
         last = state.step >= self._total_steps or target is not None
-        if not (last or late or self._anything_due()):
+        intervals = (
+            (config.evaluate_every, state.evaluated),
+            (config.sample_every, state.sampled),
+            (config.checkpoint_every, self._saved_step),
+        )
+        if not (last or late or any(self._due(*interval, last) for interval in intervals)):
             return None
         self._drain(shown)
         if self._evaluate and self._due(config.evaluate_every, state.evaluated, last):
@@ -313,17 +319,6 @@ class Trainer:
             return None
         return "target" if target else "finished"
 
-    def _anything_due(self) -> bool:
-        """Whether there is a reason to stop between steps, and to wait for the one in flight."""
-        state, config = self._state, self._config
-        validation = state.validation.get("validation_loss")
-        return (
-            self._due(config.evaluate_every, state.evaluated, False)
-            or self._due(config.sample_every, state.sampled, False)
-            or self._due(config.checkpoint_every, self._saved_step, False)
-            or state.watch.reached(config.stop_at_loss, validation) is not None
-        )
-
     def _one_step(self, batches: Prefetcher, shown: Bar) -> None:
         """Hand the next batch to the device; write down how a step went.
 
@@ -331,7 +326,8 @@ class Trainer:
         """
         state = self._state
         if self._submitted is None:
-            self._clock = time.perf_counter()
+            # What came between two steps (an evaluation, a checkpoint) is no step's time.
+            self._end = Moment(self._stepper.precision.device)
         batch = next(batches)
         rate = learning_rate(self._optimizer_config, state.step, self._total_steps)
         set_learning_rate(self._optimizer, rate)
@@ -362,10 +358,9 @@ class Trainer:
     def _read(self, submitted: _Submitted, shown: Bar) -> None:
         """Wait for the numbers of a step and write them down."""
         report, step = submitted.pending.result(), submitted.step
-        now = time.perf_counter()
-        speed = self._tokens_per_step / (now - self._clock)
-        self._clock = now
-        self._state.seconds = self._earlier_seconds + now - self._began
+        speed = self._tokens_per_step / submitted.pending.end.since(self._end)
+        self._end = submitted.pending.end
+        self._count_seconds()
         if step % self._config.log_every == 0 or step == self._total_steps:
             self._log.numbers(self._record(submitted, report, speed))
         self._watch_loss(step, report)
@@ -410,7 +405,7 @@ class Trainer:
         with self._evaluating():
             state.validation = evaluate(self._model)
         state.evaluated = state.step
-        state.seconds = self._earlier_seconds + time.perf_counter() - self._began
+        self._count_seconds()
         self._log.numbers({**self._position(state.step), **state.validation})
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in state.validation.items())
         shown.say(f"step {state.step}: {numbers}")
@@ -458,7 +453,7 @@ class Trainer:
                 "machine": dataclasses.asdict(self._machine),
             }
             # No random state: that of each step is a function of its number (step.step_seed).
-            self._store.save(state.step, self._model, self._optimizer, values, {})
+            self._store.save(state.step, self._model, self._optimizer, values)
             self._saved_step, self._saved_time = state.step, time.perf_counter()
         if wait:
             self._store.wait()
@@ -480,6 +475,10 @@ class Trainer:
         step = self._state.step if step is None else step
         self._log.event(step, kind, message)
         (warn if kind in WARNINGS else say)(f"step {step}: {message}")
+
+    def _count_seconds(self) -> None:
+        """Bring the run's wall-clock time up to now."""
+        self._state.seconds = self._earlier_seconds + time.perf_counter() - self._began
 
     def _position(self, step: int) -> dict[str, Any]:
         """Where the run is after a step."""

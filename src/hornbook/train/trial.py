@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,6 +20,9 @@ from hornbook.train.parallel import ALONE, World
 from hornbook.train.precision import Precision
 from hornbook.train.sharding import break_off
 from hornbook.train.step import accumulate, free_memory, is_out_of_memory
+
+FINE, MEMORY, FAILURE = range(3)
+"""How a pass went in a process; the worst counts for all."""
 
 
 @dataclass
@@ -52,14 +55,27 @@ class Trial:
         Raises:
             FloatingPointError: the loss is not finite.
             torch.OutOfMemoryError: memory ran out in another process.
+            RuntimeError: it does not work in another process, for another reason.
         """
         try:
             seconds = self._seconds(precision, rows, forward)
-        except Exception:
-            self.world.largest(math.inf)
+        except Exception as error:
+            self._agree(0.0, MEMORY if is_out_of_memory(error) else FAILURE, first_line(error))
             raise
-        (slowest,) = self.world.largest(seconds)
-        if slowest == math.inf:
+        return self._agree(seconds, FINE, "")
+
+    def _agree(self, seconds: float, outcome: int, problem: str) -> float:
+        """Seconds of the slowest process; where it went worse in another one, what is raised there.
+
+        All must go on alike, or they would wait for each other in different places.
+        """
+        slowest, worst = self.world.largest(seconds, outcome)
+        if worst == FAILURE:
+            (first,) = self.world.smallest(math.inf if outcome < worst else self.world.rank)
+            problem = self.world.share(problem, int(first))
+            if outcome < worst:
+                raise RuntimeError(f"{problem} (in process {first:.0f} of {self.world.size})")
+        elif outcome < worst:
             raise torch.OutOfMemoryError("another process is out of memory")
         return slowest
 
@@ -79,13 +95,28 @@ class Trial:
             raise FloatingPointError(f"the loss is {loss}")
         return time.perf_counter() - start
 
+    def apart(self) -> Trial:
+        """The same with a model that is whole in each process: itself, or where the processes share
+        its weights one of a single layer.
+
+        With shared weights a process in which something fails would leave the others waiting, in
+        the middle of the pass, for its rows. All layers run the same code.
+        """
+        if not hasattr(self.model, "unshard"):
+            return self
+        config = replace(self.model.config, layers=1, value_embeddings=0)
+        with self.device:
+            model = Decoder(config).to(self.model.embedding.weight.dtype).train()
+        model.engine = self.model.engine
+        return replace(self, model=model)
+
     def problem(self, precision: Precision) -> str | None:
         """Why a pass over one row does not work, in a line; None when it does.
 
         Raises `HornbookError` when one row does not fit in memory.
         """
         try:
-            self.seconds(precision, 1)
+            self.apart().seconds(precision, 1)
         except HornbookError as error:
             return error.what
         except (RuntimeError, FloatingPointError) as error:

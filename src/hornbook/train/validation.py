@@ -24,9 +24,9 @@ from hornbook.train.step import free_memory, is_out_of_memory
 TOKENS_A_PASS = 8192
 """Tokens in one forward pass: fills a processor, and keeps the activations small."""
 
-LOGITS_AT_ONCE = 2**26
-"""Logits in memory at once: 256 MiB in float32, held about three times, beside what training
-holds."""
+LOGITS_AT_ONCE = {"cpu": 2**26, "mps": 2**26, "cuda": 2**24}
+"""Logits in memory at once, in float32 and held about three times, beside what training holds:
+256 MiB, and 64 MiB on a GPU, so that they are less than those of a training step."""
 
 
 class ValidationLoss:
@@ -58,27 +58,37 @@ class ValidationLoss:
         self._count = max(1, TOKENS_A_PASS // sequence_length)
 
     @torch.no_grad()
-    def __call__(self, model: Decoder) -> dict[str, float]:
+    def __call__(self, model: Decoder, micro_batch: int | None = None) -> dict[str, float]:
         """`validation_loss`: mean nats over all targets, as the training loss counts them;
         `validation_bits_per_byte`: nats of the text's tokens, ends of text left out, / ln 2 / its
         UTF-8 bytes. The model computes in float32 unless the caller set autocast; softmax and sums
         are in float32 and float64 in any case. Dropout off; the model's mode is put back.
 
         Where memory runs out, smaller passes are done; not even a row at a time: `HornbookError`.
+
+        Args:
+            model: on its device.
+            micro_batch: on a GPU no pass is over more rows, as those of training are not.
         """
         training = model.training
         model.eval()
         device = model.embedding.weight.device
+        if micro_batch and device.type == "cuda":
+            self._count = min(self._count, micro_batch)
         nats = text_nats = torch.zeros((), dtype=torch.float64)
-        # All processes do as many passes, as FSDP needs it; a row beyond the slice is masked.
+        # All processes do the same passes, as FSDP needs it; a row beyond the slice is masked.
         first, end = self._world.rows(self._rows.rows_per_epoch)
         start, stop = first, first - (-self._rows.rows_per_epoch // self._world.size)
         while start < stop:
             batch = self._rows.rows(start, min(self._count, stop - start))
             batch.targets[max(0, end - start) :] = IGNORE
-            losses = self._losses(model, batch.to(device))
-            if losses is None:
-                self._halve(device)
+            losses = self._losses(model, batch, device)
+            (too_large,) = self._world.any(losses is None)
+            if too_large or losses is None:
+                self._count = halved(
+                    self._count, device, "pretrain.evaluate_every",
+                    "Set pretrain.micro_batch lower, or optimizer.kind to adamw8bit",
+                )  # fmt: skip
                 continue
             is_text = batch.targets.flatten() != self._rows.end_of_text
             nats = nats + losses.double().sum()
@@ -91,10 +101,11 @@ class ValidationLoss:
             "validation_bits_per_byte": text_total / math.log(2) / max(1, self._rows.bytes),
         }
 
-    def _losses(self, model: Decoder, batch: Batch) -> Tensor | None:
+    def _losses(self, model: Decoder, batch: Batch, device: torch.device) -> Tensor | None:
         """The loss of each target, float32 [rows * T] on the CPU; None when memory ran out."""
-        at_once = max(1, LOGITS_AT_ONCE // model.config.vocabulary_rows)
+        at_once = max(1, LOGITS_AT_ONCE[device.type] // model.config.vocabulary_rows)
         try:
+            batch = batch.to(device)
             hidden = model.hidden(batch.inputs, batch.positions, batch.documents).flatten(0, 1)
             targets = batch.targets.flatten()
             parts = [
@@ -112,14 +123,14 @@ class ValidationLoss:
                 raise
             return None
 
-    def _halve(self, device: torch.device) -> None:
-        """Go on with half as many rows at a time, from the pass that did not fit."""
-        if self._count == 1:
-            raise HornbookError(
-                "evaluating one row does not fit in memory beside training",
-                where="pretrain.evaluate_every",
-                hint="Set pretrain.micro_batch lower, or optimizer.kind to adamw8bit",
-            )
-        self._count //= 2
-        free_memory(device)
-        warn(f"out of memory while evaluating: going on with {self._count} rows at a time")
+
+def halved(rows: int, device: torch.device, where: str, hint: str) -> int:
+    """Half as many rows, after a pass over `rows` ran out of memory; what it left is given back.
+
+    Raises `HornbookError`, with `where` and `hint`, when it was one row.
+    """
+    if rows == 1:
+        raise HornbookError("evaluating one row does not fit in memory", where=where, hint=hint)
+    free_memory(device)
+    warn(f"out of memory while evaluating: going on with {rows // 2} rows at a time")
+    return rows // 2
