@@ -56,14 +56,16 @@ def checkpointed(
         inner_width: columns of the MLP's first product; such wide ones `selective` does not keep.
         arguments: of the function.
     """
-    if mode == "full":
+    if mode not in ("selective", "full"):
+        return function(*arguments)
+    if mode == "full" and not torch.compiler.is_compiling():
         return checkpoint(function, *arguments, use_reentrant=False)  # type: ignore[no-any-return]
-    if mode == "selective":
-        contexts = partial(create_selective_checkpoint_contexts, partial(_policy, inner_width))
-        return checkpoint(  # type: ignore[no-any-return]
-            function, *arguments, use_reentrant=False, context_fn=contexts
-        )
-    return function(*arguments)
+    # The compiler keeps the outputs of custom operations (GELU's products) unless it is told.
+    policy = partial(_policy, inner_width) if mode == "selective" else _keep_nothing
+    contexts = partial(create_selective_checkpoint_contexts, policy)
+    return checkpoint(  # type: ignore[no-any-return]
+        function, *arguments, use_reentrant=False, context_fn=contexts
+    )
 
 
 @contextlib.contextmanager
@@ -80,6 +82,10 @@ def without_notice() -> Iterator[None]:
 
 def _is_not_notice(record: logging.LogRecord) -> bool:
     return "context_fn is passed to torch.utils.checkpoint" not in str(record.msg)
+
+
+def _keep_nothing(*_arguments: Any, **_options: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def _policy(
