@@ -36,6 +36,7 @@ from hornbook.tokens.batch import Batch
 from hornbook.train.config import PretrainConfig
 from hornbook.train.objective import NextToken, bind
 from hornbook.train.precision import Precision
+from hornbook.train.replay import Replay
 from hornbook.train.start import prepare_weights
 from hornbook.train.step import Stepper
 
@@ -87,6 +88,7 @@ class Settings:
     mlp: Literal["plain", "fused"] = "plain"
     compile: Literal["on", "regional", "off"] = "on"
     float8: bool = False
+    cuda_graph: bool = False
 
     def model(self) -> ModelConfig:
         """The architecture, in hornbook's terms."""
@@ -156,13 +158,20 @@ class Hornbook:
         objective = NextToken()
         config = OptimizerConfig(kind=settings.optimizer, offload=settings.offload)
         self._objective, self._micro_batch, self._device = objective, settings.micro_batch, device
+        forward, precision = bind(objective, model), Precision("bf16", device)
+        replay = None
+        if settings.cuda_graph and device.type == "cuda":
+            shape = (settings.micro_batch, settings.tokens)
+            ids = torch.zeros(shape, dtype=torch.long, device=device)
+            replay = Replay(model, forward, Batch(ids, ids), precision)
         self._stepper = Stepper(
             model,
-            bind(objective, model),
+            forward,
             build_optimizer(model, config, device),
-            Precision("bf16", device),
+            precision,
             gradient_clip=config.gradient_clip,
             seed=1337,
+            replay=replay,
         )
         self._pending: Any = None
 

@@ -62,9 +62,8 @@ LINEUPS: dict[str, dict[str, list[Settings]]] = {
     "124m": {
         "unconstrained": [_ours("124m", 64)],
         "6": [
-            _ours("124m", 8, 6.0),
-            _ours("124m", 12, 6.0, cross_entropy="chunked", **LOW),
-            _ours("124m", 16, 6.0, cross_entropy="chunked", checkpointing="selective"),
+            _ours("124m", 8, 6.0, cuda_graph=True),
+            _ours("124m", 20, 6.0, cross_entropy="chunked", checkpointing="selective"),
         ],
     },
     "712m": {

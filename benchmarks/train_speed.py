@@ -65,7 +65,7 @@ WORKS: dict[str, tuple[str, dict[str, list[Settings]]]] = {
     "712m": (
         "712M, 32 layers x 1296, 24 heads",
         {
-            "ours": [ours("712m", 32, 32), ours("712m", 32, 16)],
+            "ours": [ours("712m", 32, 32), ours("712m", 32, 32, compile="on")],
             "nanogpt": [
                 Settings("nanogpt", "712m", 32, 16),
                 Settings("nanogpt", "712m", 32, 8),
@@ -77,7 +77,8 @@ WORKS: dict[str, tuple[str, dict[str, list[Settings]]]] = {
         "Phi-2 2.78B within 40 GB",
         {
             "ours": [
-                ours("phi2", 32, 8, **FORTY, optimizer="adamw8bit"),
+                ours("phi2", 32, 7, **FORTY, optimizer="adamw8bit"),
+                ours("phi2", 32, 8, **FORTY, optimizer="adamw8bit", cross_entropy="chunked"),
                 ours("phi2", 32, 16, **FORTY, optimizer="adamw8bit", checkpointing="selective"),
             ],
             "transformers": [

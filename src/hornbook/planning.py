@@ -119,6 +119,7 @@ def _check_device(wishes: Wishes, device: Device) -> None:
         "weights": "bf16" if wishes.weights == "bf16" and not device.bf16 else "",
         "precision": "bf16" if wishes.precision == "bf16" and not device.bf16 else "",
         "float8": "8-bit products" if wishes.float8 and not device.float8_flops else "",
+        "mlp": "bf16, which that needs" if wishes.mlp == "fused" and not device.bf16 else "",
     }
     for name, missing in problems.items():
         if missing and device.kind == "cuda":

@@ -21,7 +21,15 @@ from hornbook.tokens.batch import IGNORE, Batch
 from hornbook.train import precision as precisions
 from hornbook.train.objective import NextToken, bind
 from hornbook.train.precision import Precision, PrecisionName
-from hornbook.train.step import Moment, NotFinite, Stepper, StepReport, even_size, pieces
+from hornbook.train.step import (
+    Moment,
+    NotFinite,
+    Stepper,
+    StepReport,
+    even_size,
+    forward_backward,
+    pieces,
+)
 
 CPU = torch.device("cpu")
 
@@ -291,3 +299,31 @@ def test_a_scale_that_does_not_help_is_an_error() -> None:
     gradient.register_hook(lambda grad: grad * math.inf)
     with pytest.raises(HornbookError, match="step 3: fp16 gradients overflow however small"):
         one.do(3, CountingRows().rows(0, 8), 8)
+
+
+class Recorded:
+    """A pass of four rows that is only said to be recorded, as `Replay` is used."""
+
+    def __init__(self, forward: Any, precision: Precision) -> None:
+        self.forward, self.precision, self.calls = forward, precision, []
+
+    def takes(self, part: Batch) -> bool:
+        return len(part) == 4
+
+    def clear(self) -> None:
+        self.calls.append("clear")
+
+    def __call__(self, part: Batch, weight: float) -> Any:
+        self.calls.append(len(part))
+        return forward_backward(self.forward, part, self.precision, lambda loss: loss / weight)
+
+
+def test_recorded_passes_take_the_micro_batches_of_their_shape() -> None:
+    model, plain = stepper()
+    expected = plain.do(1, CountingRows().rows(0, 11), 4)
+    again, one = stepper()
+    one._replay = recorded = Recorded(one._forward, one.precision)
+    assert one.do(1, CountingRows().rows(0, 11), 4) == expected
+    assert recorded.calls == ["clear", 4, 4]
+    for name, gradient in gradients(again).items():
+        assert torch.equal(gradient, gradients(model)[name])

@@ -496,3 +496,8 @@ def test_learns_real_text(tmp_path: Path, shared_data: Path) -> None:
     first = losses(tmp_path)[0][1]
     assert first == pytest.approx(math.log(len(known)), abs=0.2)
     assert outcome.loss is not None and outcome.loss < first - 1
+
+
+def test_a_graph_of_kernels_needs_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(HornbookError, match=r"no CUDA graph can be used here: it needs an NVIDIA"):
+        fit(tmp_path, {"cuda_graph": "on"})

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from hornbook.plan.gpus import Gpu, find_gpu, known_device
-from hornbook.plan.measured import CPU, HOPPER, RATES, Rates
+from hornbook.plan.measured import ALONE, COPY, CPU, HOPPER, RATES, Rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,13 +96,13 @@ def measure_gpu() -> Device:
     bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = torch.bfloat16 if bf16 else torch.float16
     flops, bandwidth = _ceilings(device, dtype, 4096, 2**28, torch.cuda.synchronize)
-    # What a product reaches is the ceiling, of which the table's peak would be this share.
+    # Of what a data sheet would say these are shares.
     return Device(
         name=torch.cuda.get_device_name(),
         kind="cuda",
         memory=float(torch.cuda.get_device_properties(device).total_memory),
-        flops=flops / HOPPER.matmul,
-        bandwidth=bandwidth / HOPPER.bandwidth,
+        flops=flops / ALONE,
+        bandwidth=bandwidth / COPY,
         link=25e9,
         bf16=bf16,
         float8_flops=None,

@@ -13,7 +13,8 @@ from typing import cast
 
 from hornbook.model.config import ModelConfig
 from hornbook.model.count import parameters
-from hornbook.model.engine import Checkpointing, Compile, CrossEntropy, Engine, Residual
+from hornbook.model.engine import MLP, Checkpointing, Compile, CrossEntropy, Engine, Residual
+from hornbook.model.families import FAMILIES
 from hornbook.plan.device import Device, find_device
 from hornbook.plan.gpus import GPUS
 from hornbook.plan.measured import CONTEXT
@@ -105,6 +106,9 @@ def setups(config: ModelConfig, wishes: Wishes, device: Device) -> Iterator[Setu
     )
     compile = what_to_compile(config.layers, sharding == "fsdp") if cuda else "off"
     residual = "bf16" if cuda and precision == "bf16" else "fp32"
+    gelu = FAMILIES[config.family].architecture.mlp == "gelu"
+    narrow_gpu = device.bf16 and precision != "fp32"
+    mlp = "fused" if gelu and cuda and narrow_gpu and not wishes.float8 else "plain"
     losses = _options(wishes.cross_entropy, ("fused", "chunked") if cuda else ("plain",))
     kept = _options(
         wishes.activation_checkpointing, ("none", "selective", "full") if cuda else ("none",)
@@ -112,6 +116,7 @@ def setups(config: ModelConfig, wishes: Wishes, device: Device) -> Iterator[Setu
     first = Engine(
         budget=wishes.activation_budget,
         residual=cast(Residual, residual if wishes.residual == "auto" else wishes.residual),
+        mlp=cast(MLP, mlp if wishes.mlp == "auto" else wishes.mlp),
         compile=cast(Compile, compile if wishes.compile == "auto" else wishes.compile),
         float8=wishes.float8,
     )

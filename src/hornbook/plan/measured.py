@@ -26,8 +26,6 @@ class Rates:
         attention: head size -> forward and backward of causal attention at T 1024, of the peak
             FLOPs; counted as 3.5 forward passes of half a square.
         bandwidth: elementwise work, of the memory's bandwidth, in bytes as `speed` counts them.
-        block_seconds: least time of a block's kernels, forward and backward, compiled.
-        eager_block_seconds: the same without the compiler: what Python needs to launch them.
     """
 
     device: str
@@ -36,22 +34,20 @@ class Rates:
     misaligned: float
     attention: Mapping[int, float]
     bandwidth: float
-    block_seconds: float
-    eager_block_seconds: float
 
 
 HOPPER = Rates(
     device="h200",
-    # 65,536 tokens of GPT-2 124M: 65 ms of matrix products of 48.6 TFLOP; 8192^3 alone 791 TFLOP/s.
-    matmul=0.80,
-    half_inner=90.0,
-    # 712M, width 1296: 92,000 tokens/s; what is left for its products after the rest of the step.
-    misaligned=0.74,
+    # What is left for the products in a step of the calibration's cases (docs/plan.md); alone, where
+    # the power limit does not bind, they reach 0.73 to 0.76 (benchmarks/results/matmul_shapes.json).
+    matmul=0.70,
+    half_inner=20.0,
+    # Products alone, width 1296 with heads padded to 56 and without: 676 and 711 TFLOP/s; 1280: 715.
+    misaligned=0.97,
     # cuDNN: 242 TFLOP/s at 64, 285 at 80, 387 at 128, of 989.
     attention=MappingProxyType({32: 0.15, 64: 0.245, 80: 0.288, 128: 0.391}),
-    bandwidth=0.95,
-    block_seconds=120e-6,
-    eager_block_seconds=1.2e-3,
+    # GPT-2 124M: 20 ms of elementwise kernels.
+    bandwidth=0.83,
 )
 
 AMPERE = Rates(
@@ -63,8 +59,6 @@ AMPERE = Rates(
     # FlashAttention-2 (arXiv:2307.08691), figure 4: about 100 TFLOP/s at T 1024, causal.
     attention=MappingProxyType({32: 0.2, 64: 0.3, 128: 0.35}),
     bandwidth=0.85,
-    block_seconds=150e-6,
-    eager_block_seconds=1.5e-3,
 )
 
 TURING = Rates(
@@ -75,8 +69,6 @@ TURING = Rates(
     misaligned=0.8,
     attention=MappingProxyType({64: 0.15, 128: 0.15}),
     bandwidth=0.7,
-    block_seconds=200e-6,
-    eager_block_seconds=2e-3,
 )
 
 RATES: Mapping[Generation, Rates] = MappingProxyType(
@@ -99,8 +91,6 @@ CPU = Rates(
     misaligned=1.0,
     attention=MappingProxyType({64: 0.4}),
     bandwidth=0.5,
-    block_seconds=300e-6,
-    eager_block_seconds=300e-6,
 )
 
 
@@ -112,25 +102,42 @@ class Saved:
         block: measured over counted, of a block's activations.
         logits: bytes of each logit at the peak: the logits, their gradient, and what is made on the
             way; with bf16 products.
-        device: where it was measured for presets that nothing was fitted to; empty: not yet.
     """
 
     block: float
     logits: float
-    device: str = ""
 
 
 SAVED: Mapping[str, Saved] = MappingProxyType(
     {
         # GPT-2 124M, 64 rows: 28.25 GB with the fused loss, 28.09 GB with the plain one.
         "compiled": Saved(block=1.0, logits=2.0),
-        "eager": Saved(block=1.0, logits=10.0),
+        # Log-probabilities, their gradient and that of the logits, all in float32. The same model,
+        # 32 rows, 6 and 12 layers: 26.61 and 32.66 GB (26.7 and 32.8 counted).
+        "eager": Saved(block=1.0, logits=12.0),
         # Of the process, qwen3 15M: 2 and 10 layers, vocabularies of 512 and 8,192; its attention
         # repeats keys and values for all heads, and memory is not handed back at once.
         "cpu": Saved(block=1.25, logits=10.0),
     }
 )
 """By how the step runs."""
+
+LAUNCH_SECONDS: Mapping[str, float] = MappingProxyType(
+    {"on": 1.3e-3, "regional": 2.05e-3, "off": 2.2e-3, "cpu": 0.3e-3}
+)
+"""What the host needs for one block, forward and backward, however little it computes, by `compile`.
+GPT-2 124M, one row of 1,024: 28.7 ms a step by the block, 30.9 ms without the compiler; as one graph
+9.7 ms with 6 layers, 19.5 ms for 8 rows of 12 layers. Other work ran on the host (2 of its 4 GPUs)
+[H200]."""
+
+MUON_LAUNCH_SECONDS = 1e-3
+"""Of each block's matrices in Muon's update: 11.9 ms with GPT-2 124M [H200]."""
+
+CALIBRATED = frozenset(
+    {("gpt2", "adamw"), ("gpt2", "adamw8bit"), ("gpt2", "muon"), ("llama", "adamw")}
+)
+"""Families and optimizers that these numbers were fitted to, on one H200 with bf16 products, none or
+selective checkpointing; what else there is counts as extrapolated (docs/plan.md)."""
 
 FRAGMENTATION = 0.04
 """Share of the allocated memory that the allocator holds beyond it."""
@@ -148,5 +155,11 @@ CONTEXT = 0.6e9
 OVERLAP = 0.7
 """Share of the time of computing behind which communication hides. Not measured yet."""
 
-IDLE = 0.05
-"""Share of a step in which the GPU waits: 109 of 114.7 ms busy [H200]."""
+IDLE = 0.03
+"""Of the time that the GPU is busy, what passes between its kernels: 1 to 4 % [H200]."""
+
+ALONE = 0.80
+"""Share of its data sheet's FLOPs that one large product reaches: 8192^3 791 TFLOP/s [H200]."""
+
+COPY = 0.90
+"""The same of the memory's bandwidth and a copy: 4.3 of 4.8 TB/s [H200]."""

@@ -38,7 +38,6 @@ class Memory:
         all_gradients: bytes of the weights' gradients when all are there.
         reserved: the peak with the allocator's fragmentation and CUDA's own context: what the GPU
             must have.
-        measured: whether the counts were compared with runs of this kind.
     """
 
     weights: float
@@ -51,7 +50,6 @@ class Memory:
     moment: str
     all_gradients: float
     reserved: float
-    measured: bool
 
     @property
     def peak(self) -> float:
@@ -76,8 +74,9 @@ def memory(config: ModelConfig, setup: Setup) -> Memory:
     kept = saved.block * kept_bytes(config, setup) * tokens
     # A block that is computed again is there as a whole while its gradient is found.
     again = block if kept < block else 0.0
-    outside = (setup.residual_bytes + setup.narrow_bytes) * config.width * tokens
+    outside = _outside_bytes(config, setup) * tokens
     logits, logits_last = _logits(config, setup, saved.logits)
+    scaled = logits_last + _scaling(config, setup)
     several = setup.micro_batches > 1
     # Between micro-batches: those added up, or with FSDP those of the whole model, not yet reduced.
     held = (4.0 * count if setup.gathered else gradients) if several else 0.0
@@ -87,10 +86,11 @@ def memory(config: ModelConfig, setup: Setup) -> Memory:
     buckets = gradients if setup.sharding == "ddp" else 0.0
     activations = config.layers * kept + outside
     update = _update(config, setup)
-    # Gradients, activations, logits and work at each moment (the backward pass begins with the last
-    # block); what else there is stays.
+    # Gradients, activations, logits and work at each moment (the backward pass begins with the loss
+    # and the last block); what else there is stays.
     moments = {
         "forward": (held, activations, logits, 0.0),
+        "loss": (held, activations, scaled, 0.0),
         "last block": (held, activations + again, logits_last, 0.0),
         "backward": (summed, again + outside, logits_last, 0.0),
         "update": (gradients, 0.0, 0.0, update - copies),
@@ -107,10 +107,9 @@ def memory(config: ModelConfig, setup: Setup) -> Memory:
         activations=active,
         logits=loss,
         workspace=(PROCESS if on_cpu else WORKSPACE) + work,
-        moment="backward" if moment == "last block" else moment,
+        moment="backward" if moment in ("loss", "last block") else moment,
         all_gradients=gradients,
         reserved=0.0,
-        measured=bool(saved.device) and setup.engine.checkpointing == "none",
     )
     over = 0.0 if on_cpu else FRAGMENTATION * found.peak + CONTEXT
     return replace(found, reserved=found.peak + over)
@@ -122,23 +121,24 @@ def block_bytes(config: ModelConfig, setup: Setup) -> float:
     As in the graph that PyTorch's partitioner makes of each family's block
     (tests/plan/test_memory.py compares them): the inputs of all matrix products, query, key, value
     and output of attention, the MLP's products before its activation function, and the residual
-    stream at each norm. The rest is computed again.
+    stream at each norm. The rest is computed again. Rotated queries and keys are apart
+    from the product they came from, which stays whole, as the values are a part of it.
     """
     architecture = FAMILIES[config.family].architecture
     narrow = setup.narrow_bytes
     query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
     norms = 1 if architecture.parallel else 2
-    total = float(norms * (setup.residual_bytes + narrow) * config.width)
+    eager = setup.engine.compile == "off"
+    total = float(norms * (_normed_bytes(config, setup, eager) + narrow) * config.width)
     total += narrow * (2 * query + 2 * key) + 4 * config.heads
     if architecture.query_key_norm:
-        total += narrow * (query + key)
+        total += narrow * (query + key)  # before their norms, in that product
+    if architecture.positions == "rotary" and (eager or not architecture.query_key_norm):
+        total += narrow * (query + key)  # before their rotation
     inner = config.mlp_width * (2 if architecture.mlp == "swiglu" else 1)
     total += narrow * (inner + config.mlp_width)
-    if setup.engine.compile == "off":  # what the compiler does again
-        if architecture.mlp == "swiglu":
-            total += narrow * config.mlp_width  # silu(gate)
-        if architecture.positions == "rotary":
-            total += narrow * (query + key)  # before their rotation
+    if eager and architecture.mlp == "swiglu":
+        total += narrow * config.mlp_width  # silu(gate), which the compiler does again
     return total
 
 
@@ -163,6 +163,21 @@ def kept_bytes(config: ModelConfig, setup: Setup) -> float:
 def head_parameters(config: ModelConfig) -> int:
     """Numbers in the matrix that makes the logits, tied or not."""
     return config.vocabulary_rows * config.width
+
+
+def _normed_bytes(config: ModelConfig, setup: Setup, eager: bool) -> int:
+    """Bytes of each number that a norm keeps of its input: without the compiler autocast copies it
+    to float32 for a LayerNorm on a GPU."""
+    layer = FAMILIES[config.family].architecture.norm == "layer"
+    return 4 if eager and layer and setup.device == "cuda" else setup.residual_bytes
+
+
+def _outside_bytes(config: ModelConfig, setup: Setup) -> float:
+    """Bytes a token kept after the last block: the final norm's input and output. That norm is
+    compiled with the whole step only; a float32 output is there beside its narrow copy."""
+    stream = _normed_bytes(config, setup, setup.engine.compile != "on")
+    output = stream if stream > setup.residual_bytes else 0
+    return float((stream + output + setup.narrow_bytes) * config.width)
 
 
 def _copies(config: ModelConfig, setup: Setup) -> float:
@@ -200,6 +215,17 @@ def _logits(config: ModelConfig, setup: Setup, plain_bytes: float) -> tuple[floa
     chunk = min(logits, CHUNK_LOGITS)
     total = 4 * head_parameters(config) if setup.weights == "bf16" and chunk < logits else 0
     return setup.narrow_bytes * chunk + total + later, later
+
+
+def _scaling(config: ModelConfig, setup: Setup) -> float:
+    """Bytes for multiplying the gradients that the loss found by the one that comes from above: its
+    own result and, unless compiled with the whole step, float32 copies of what is narrower."""
+    if setup.engine.cross_entropy == "plain":
+        return 0.0
+    wide = 4 if setup.weight_bytes == 4 else 8
+    each = setup.weight_bytes if setup.engine.compile == "on" else wide
+    hidden = setup.narrow_bytes * config.width * setup.micro_tokens
+    return float(each * head_parameters(config) + hidden)
 
 
 def _update(config: ModelConfig, setup: Setup) -> float:

@@ -15,6 +15,7 @@ from hornbook.model.count import ParameterCount, flops_per_token, parameters
 from hornbook.plan.device import Device
 from hornbook.plan.fit import Choice, Remedy, choose, remedies, smallest
 from hornbook.plan.loss import Loss, bytes_per_token, expected_loss
+from hornbook.plan.measured import CALIBRATED
 from hornbook.plan.memory import memory
 from hornbook.plan.setup import Setup, Wishes
 from hornbook.plan.speed import step_time
@@ -127,15 +128,23 @@ class Prediction:
         return loss.at_most(math.log(self.config.vocabulary))
 
     @property
+    def calibrated(self) -> bool:
+        """Whether runs of this kind on this kind of device were measured for the plan."""
+        setup = self.choice.setup
+        known = (self.config.family, setup.optimizer.kind) in CALIBRATED
+        plain = not (setup.optimizer.offload or setup.engine.float8)
+        usual = setup.precision == "bf16" and setup.engine.checkpointing in ("none", "selective")
+        return self.device.measured and known and plain and usual and setup.gpus == 1
+
+    @property
     def speed_measured(self) -> bool:
-        """Whether the speed comes from measurements on this kind of device."""
-        return self.probe is not None or self.device.measured
+        """Whether the speed comes from measurements."""
+        return self.probe is not None or self.calibrated
 
     @property
     def memory_measured(self) -> bool:
-        """Whether the memory comes from measurements of runs of this kind."""
-        probed = self.probe is not None and self.probe.peak > 0
-        return probed or self.choice.memory.measured
+        """Whether the memory comes from measurements."""
+        return self.calibrated or (self.probe is not None and self.probe.peak > 0)
 
 
 def predict(

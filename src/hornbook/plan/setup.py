@@ -87,6 +87,7 @@ class Wishes:
     activation_budget: float = 0.5
     cross_entropy: str = "auto"
     residual: str = "auto"
+    mlp: str = "auto"
     float8: bool = False
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     gpus: int = 1

@@ -1,8 +1,8 @@
 """A prediction for people (tables of at most 80 columns) and for scripts (JSON).
 
 In: a `Prediction`. Out: what `rich` prints, or plain values. Every row says `measured` (an exact
-count, or from measurements on this kind of device) or `extrapolated` (from those of another device
-by the data sheets, from a count that no run has confirmed yet, or from a published law).
+count, or from measurements of this family and optimizer on this kind of device) or `extrapolated`
+(from those of others, by the data sheets, or from a published law).
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def tables(prediction: Prediction, note: str = "") -> Iterator[RenderableType]:
     if note:
         yield Text(note)
     yield Text(
-        "measured: counted exactly, or from measurements on this kind of device; extrapolated: "
-        "from other devices by their data sheets, or from a published law",
+        "measured: counted exactly, or from measurements of this family, optimizer and device; "
+        "extrapolated: from others, by data sheets, or from a published law",
         style="dim",
     )
 
@@ -139,15 +139,15 @@ def _setting_rows(prediction: Prediction) -> Iterator[Row]:
     }[engine.checkpointing]
     yield Row("", "checkpointing", f"{kept}; loss {engine.cross_entropy}", measured)
     offload = ", state on the CPU" if setup.optimizer.offload else ""
-    compiled = f"compile {engine.compile}"
-    yield Row("", "optimizer", f"{setup.optimizer.kind}{offload}; {compiled}", measured)
+    computed = f"compile {engine.compile}; mlp {engine.mlp}"
+    yield Row("", "optimizer", f"{setup.optimizer.kind}{offload}; {computed}", measured)
     if setup.gpus > 1:
         yield Row("", "GPUs", f"{setup.gpus}, {setup.sharding}", measured)
 
 
 def _memory_rows(prediction: Prediction) -> Iterator[Row]:
     memory, setup = prediction.choice.memory, prediction.choice.setup
-    measured = memory.measured
+    measured = prediction.calibrated
     moment = "update" if memory.moment == "update" else f"{memory.moment} pass"
     each = "each GPU, " if setup.gpus > 1 else ""
     on_cpu = setup.device == "cpu"
@@ -212,7 +212,7 @@ def _speed_rows(prediction: Prediction) -> Iterator[Row]:
     yield Row("speed", "rate", rate, measured)
     seconds = step.tokens / prediction.tokens_per_second
     yield Row("", "a step", f"{seconds:,.{3 if seconds < 10 else 0}f} s", measured)
-    yield Row("", "of it", took, prediction.device.measured)
+    yield Row("", "of it", took, prediction.calibrated)
 
 
 def _outcome_rows(prediction: Prediction) -> Iterator[Row]:
@@ -250,8 +250,7 @@ def _remedies(prediction: Prediction) -> RenderableType:
     table.add_column("", style="dim", width=12)
     for remedy in prediction.remedies:
         fits = "fits" if remedy.fits else "too much"
-        source = "measured" if prediction.choice.memory.measured else "extrapolated"
-        table.add_row(remedy.change, gigabytes(remedy.reserved), fits, source)
+        table.add_row(remedy.change, gigabytes(remedy.reserved), fits, "extrapolated")
     return table
 
 

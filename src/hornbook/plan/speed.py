@@ -18,7 +18,7 @@ from hornbook.model.count import parameters
 from hornbook.model.families import FAMILIES
 from hornbook.plan.device import Device
 from hornbook.plan.matrices import Matrix, products
-from hornbook.plan.measured import IDLE, OVERLAP
+from hornbook.plan.measured import IDLE, LAUNCH_SECONDS, MUON_LAUNCH_SECONDS, OVERLAP
 from hornbook.plan.memory import CHUNK_LOGITS, head_parameters
 from hornbook.plan.setup import Setup
 
@@ -36,6 +36,14 @@ PCIE, CPU_MEMORY = 20e9, 40e9
 
 NEWTON_SCHULZ_STEPS = 5
 """Iterations of Muon's orthogonalisation."""
+
+SHORT = 880
+"""Tokens of a row at which attention reaches half the rate of long rows. One layer of 16 heads of 64
+over 4, forward and backward (H200): 0.55 ms for 16 rows of 1,024, 1.46 ms for 4 of 4,096."""
+
+SHARPNESS = 4
+"""How sharply a step is bound by the GPU or else by the host: where both would take as long, it takes
+2^(1/4) of that, as each waits for the other in parts of it."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +94,23 @@ def step_time(config: ModelConfig, setup: Setup, device: Device) -> Step:
     # DDP's exchange begins when a graph ends, and a step compiled whole is one graph.
     hidden = 0.0 if (setup.sharding, setup.engine.compile) == ("ddp", "on") else OVERLAP * busy
     communication = max(0.0, _communication_seconds(config, setup, device) - hidden)
-    launch = device.rates.eager_block_seconds
-    if setup.engine.compile != "off":
-        launch = device.rates.block_seconds
-    waiting = max(IDLE * busy, times * (config.layers + 2) * launch - busy)
+    computing = busy * (1 + IDLE) + optimizer + communication
+    launching = _launch_seconds(config, setup, device)
+    seconds = (computing**SHARPNESS + launching**SHARPNESS) ** (1 / SHARPNESS)
+    waiting = seconds - (busy + optimizer + communication)
     return Step(
         matmuls, attention, elementwise, loss, optimizer, communication, waiting,
         tokens=setup.step_tokens,
     )  # fmt: skip
+
+
+def _launch_seconds(config: ModelConfig, setup: Setup, device: Device) -> float:
+    """What the host needs to hand a step to the device; embedding and loss count as two blocks."""
+    each = LAUNCH_SECONDS["cpu" if device.kind == "cpu" else setup.engine.compile]
+    seconds = setup.micro_batches * (config.layers + 2) * each
+    if setup.optimizer.kind == "muon" and device.kind == "cuda":
+        seconds += config.layers * MUON_LAUNCH_SECONDS
+    return seconds
 
 
 # --------------------------------------------------------------------------------- matrix products
@@ -158,8 +175,7 @@ def attention_seconds(config: ModelConfig, setup: Setup, device: Device) -> floa
     forward = 2.0 * length * inner * setup.micro_tokens * config.layers  # half of 4 T d a token
     passes = 4.5 if setup.engine.checkpointing == "full" else 3.5
     share = attention_share(device.rates.attention, config.head_dim)
-    # Short sequences leave the kernel's start and end; the rates are those at 1,024 tokens.
-    share *= (length / (length + 256)) / (1024 / 1280)
+    share *= (length / (length + SHORT)) / (1024 / (1024 + SHORT))  # the rates are those at 1,024
     if setup.precision == "fp32" and device.kind == "cuda":
         share /= FLOAT32_FACTOR[device.bf16]
     return passes * forward / (device.flops * share)
@@ -185,7 +201,8 @@ def _elementwise_bytes(config: ModelConfig, setup: Setup) -> float:
 
     A norm with its residual sum, forward: stream and branch in, stream and normed out; backward:
     gradient and stream in, stream's gradient in and out, and once more for the gain's gradient. An
-    activation function, forward: in and out; backward: gradient and input in, gradient out.
+    activation function, forward: in and out; backward: gradient and input in, gradient out; inside
+    the products it is one more write forward, and one more read backward.
     """
     architecture = FAMILIES[config.family].architecture
     n, r = setup.narrow_bytes, setup.residual_bytes
@@ -193,7 +210,8 @@ def _elementwise_bytes(config: ModelConfig, setup: Setup) -> float:
     rotated = (config.heads + config.kv_heads) * config.head_dim
     norms = 1 if architecture.parallel else 2
     total = norms * (4 * r + 5 * n) * width
-    total += n * mlp * (8 if architecture.mlp == "swiglu" else 5)
+    gelu = 2 if setup.engine.mlp == "fused" else 5
+    total += n * mlp * (8 if architecture.mlp == "swiglu" else gelu)
     total += 2 * n * (config.heads + 2 * config.kv_heads) * config.head_dim  # q, k, v's gradients
     if architecture.positions == "rotary":
         total += 4 * n * rotated
@@ -221,8 +239,10 @@ def _optimizer_seconds(config: ModelConfig, setup: Setup, device: Device) -> flo
     """Clipping, the update, adding up gradients, and casting weights for autocast."""
     count = parameters(config).total / (setup.gpus if setup.sharding == "fsdp" else 1)
     wide, moved = setup.weight_bytes, device.bandwidth * device.rates.bandwidth
-    state = {"adamw": 2 * 4 * 2, "adamw8bit": 2 * 1 * 2 + 1, "muon": 2 * 4}[setup.optimizer.kind]
-    bytes_once = count * (wide * 4 + state)  # gradient twice, weight in and out
+    # 8-bit state is 5 bytes, but coding it takes as long as 14: 2.78B weights in 12.1 ms [H200].
+    state = {"adamw": 2 * 4 * 2, "adamw8bit": 14, "muon": 2 * 4}[setup.optimizer.kind]
+    # The gradient's norm, scaling it in place, the update reads it; weight in and out.
+    bytes_once = count * (wide * 6 + state)
     casts = 0 if setup.weights == "bf16" or setup.precision == "fp32" else 12
     bytes_each = count * (casts + (3 * wide if setup.micro_batches > 1 else 0))
     seconds = (bytes_once + setup.micro_batches * bytes_each) / moved

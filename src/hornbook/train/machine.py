@@ -56,6 +56,7 @@ ASKED = (
     "weights",
     "float8",
     "compile",
+    "cuda_graph",
     "threads",
     "micro_batch",
     "deterministic",
@@ -100,6 +101,7 @@ class Machine:
     mlp: MLP = "plain"
     compile: Compile = "off"
     float8: bool = False
+    cuda_graph: bool = False
     processes: int = 1
 
     def engine(self) -> Engine:

@@ -77,7 +77,7 @@ class Bound(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss summed over the batch's units (a float32 scalar), and named sums."""
         engine = self.model.engine
-        if engine.checkpointing == "selective":
+        if engine.checkpointing in ("selective", "full"):
             with without_notice():
                 return self._compute(batch)
         if engine.checkpointing != "budget":

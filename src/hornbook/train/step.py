@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -110,6 +111,14 @@ class _Sums:
     metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Repeatable(Protocol):
+    """A forward and backward pass that is recorded: `replay.Replay`."""
+
+    def takes(self, part: Batch) -> bool: ...
+    def clear(self) -> None: ...
+    def __call__(self, part: Batch, weight: float) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "status_alloc_failed")
 """Parts of messages about memory, the last one of cuBLAS and cuDNN."""
 
@@ -146,6 +155,7 @@ class Stepper:
             for them.
         synchronise: told before each micro-batch whether it is the step's last, after which
             processes exchange their gradients.
+        replay: does micro-batches of one shape faster.
 
     Attributes:
         pipelined: whether the device decides about the update and `Pending.result` waits. After a
@@ -164,12 +174,13 @@ class Stepper:
         seed: int,
         total: Callable[[Tensor], Tensor] = lambda tensor: tensor,
         synchronise: Callable[[bool], None] = lambda last: None,
+        replay: Repeatable | None = None,
     ):
         self.precision = precision
         self.pipelined = precision.device.type == "cuda"
         self._model, self._forward, self._optimizer = model, forward, optimizer
         self._clip, self._seed = gradient_clip, seed
-        self._total, self._synchronise = total, synchronise
+        self._total, self._synchronise, self._replay = total, synchronise, replay
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._halted = torch.zeros((), device=precision.device)
 
@@ -268,10 +279,13 @@ class Stepper:
         while True:
             torch.manual_seed(step_seed(self._seed, step))
             self._optimizer.zero_grad(set_to_none=True)
+            if self._replay is not None:
+                self._replay.clear()
             try:
                 return accumulate(
-                    self._forward, batch, micro_batch, weight, self.precision, self._synchronise
-                )
+                    self._forward, batch, micro_batch, weight, self.precision,
+                    self._synchronise, self._replay,
+                )  # fmt: skip
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -282,6 +296,7 @@ class Stepper:
                         hint="Take a smaller model (model.preset) or a shorter model.context",
                     ) from error
             # Only here, after the error and its stack frames are gone, is the memory free.
+            self._replay = None
             self._optimizer.zero_grad(set_to_none=True)
             free_memory(self.precision.device)
             micro_batch = micro_batch // 2
@@ -338,21 +353,42 @@ def accumulate(
     weight: float,
     precision: Precision,
     synchronise: Callable[[bool], None] = lambda last: None,
+    replay: Repeatable | None = None,
 ) -> _Sums:
     """Add up the gradients of (loss sum / weight) over the micro-batches of a batch."""
     sums = _Sums()
     parts = pieces(batch, micro_batch)
     for number, part in enumerate(parts, 1):
         synchronise(number == len(parts))
-        with precision.autocast():
-            loss_sum, metric_sums = forward(part)
-        loss = loss_sum / weight
-        precision.scaled(loss).backward()  # type: ignore[no-untyped-call]
-        sums.losses.append(loss.detach().float())
-        for name, value in metric_sums.items():
-            share = value.detach().float() / weight
+        if replay is not None and replay.takes(part):
+            loss, metrics = replay(part, weight)
+        else:
+            loss, metrics = forward_backward(forward, part, precision, lambda sum: sum / weight)
+        sums.losses.append(loss)
+        for name, share in metrics.items():
             sums.metrics[name] = sums.metrics[name] + share if name in sums.metrics else share
     return sums
+
+
+def forward_backward(
+    forward: Forward, part: Batch, precision: Precision, share: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Add the gradients of a micro-batch to the parameters'.
+
+    Args:
+        forward: the objective bound to the model.
+        part: the micro-batch.
+        precision: to compute in.
+        share: from a sum over the micro-batch to its share of the step's mean.
+
+    Returns:
+        Its shares of the loss and of the metrics, float32 scalars.
+    """
+    with precision.autocast():
+        loss_sum, metric_sums = forward(part)
+    loss = share(loss_sum)
+    precision.scaled(loss).backward()  # type: ignore[no-untyped-call]
+    return loss.detach().float(), {n: share(v.detach().float()) for n, v in metric_sums.items()}
 
 
 def pieces(batch: Batch, micro_batch: int) -> list[Batch]:

@@ -37,6 +37,7 @@ from hornbook.train.objective import Forward, Objective
 from hornbook.train.parallel import ALONE, World
 from hornbook.train.precision import Precision
 from hornbook.train.process import Interrupt, collection_paused, reproducible, settings_restored
+from hornbook.train.replay import choose_replay
 from hornbook.train.sharding import Sharing
 from hornbook.train.start import calibrate, choose_machine, place, stop_for_memory
 from hornbook.train.state import Outcome, Reason, RunState
@@ -202,6 +203,7 @@ class Trainer:
         self._machine, forward, difference = choose_machine(
             self._config, trial, self._optimizer, self._folder, stored
         )
+        self._replay = choose_replay(self._config, self._machine, trial, forward)
         self._write_machine()
         say(self._machine.describe(len(batch)))
         if difference:
@@ -218,6 +220,7 @@ class Trainer:
             seed=self._config.seed + self._world.rank,
             total=self._world.mean,
             synchronise=self._sharing.synchronise,
+            replay=self._replay,
         )
 
     def _choose_length(self, forward: Forward) -> int:
@@ -461,6 +464,7 @@ class Trainer:
     def _shrink(self, step: int, rows: int) -> None:
         """Memory ran out in `step`: from there on `rows` at a time, also when it is replayed."""
         self._machine.change_micro_batch(step, rows)
+        self._replay = None
         if self._world.size > 1:
             stop_for_memory(self._machine, self._folder, self._world, step)
         self._write_machine()

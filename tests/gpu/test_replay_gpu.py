@@ -1,0 +1,109 @@
+"""On a GPU: passes replayed as a CUDA graph do what launched ones do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+from tiny_run import CountingRows, events, fit, losses
+
+from hornbook.errors import HornbookError
+from hornbook.tokens.batch import Batch
+from hornbook.train.machine import Machine
+from hornbook.train.objective import NextToken
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+SMALL = {"context": 64, "width": 64, "head_dim": 32, "mlp_width": 128}
+NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
+
+
+def run(folder: Path, model: dict[str, Any] | None = None, **settings: Any) -> Machine:
+    given = {"device": "cuda", "precision": "bf16", "compile": "off", "steps": 30, **settings}
+    fit(folder, given, model={**SMALL, **(model or {})})
+    machine = Machine.read(folder)
+    assert machine is not None
+    return machine
+
+
+@pytest.mark.parametrize("compile", ["off", "on", "regional"])
+@pytest.mark.parametrize("micro_batch", [8, 3])
+def test_the_losses_are_the_same_bits(compile: str, micro_batch: int, tmp_path: Path) -> None:
+    """With 3 rows of 8 the last micro-batch has another shape, and is launched."""
+    settings = {"compile": compile, "micro_batch": micro_batch}
+    launched = run(tmp_path / "off", NO_DROPOUT, cuda_graph="off", **settings)
+    replayed = run(tmp_path / "on", NO_DROPOUT, cuda_graph="on", **settings)
+    assert (launched.cuda_graph, replayed.cuda_graph) == (False, True)
+    assert losses(tmp_path / "off") == losses(tmp_path / "on")
+
+
+def test_dropout_is_drawn_anew_each_time(tmp_path: Path) -> None:
+    frozen = {"cuda_graph": "on", "steps": 20}
+    fit(tmp_path, {"device": "cuda", "precision": "bf16", "compile": "off", **frozen},
+        model=SMALL, source=Same(), optimizer={"learning_rate": 1e-30})  # fmt: skip
+    assert len({loss for _, loss in losses(tmp_path)}) > 10
+
+
+class Same(CountingRows):
+    """The same rows in each step."""
+
+    def rows(self, start: int, count: int) -> Batch:
+        return super().rows(0, count)
+
+
+def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path / "whole", cuda_graph="on")
+    run(tmp_path / "parts", cuda_graph="on", steps=20)
+    run(tmp_path / "parts", cuda_graph="on", steps=30)
+    assert losses(tmp_path / "whole")[:20] == losses(tmp_path / "parts")[:20]
+    assert losses(tmp_path / "parts")[-1][0] == 30
+
+
+class Waiting(NextToken):
+    """An objective that waits for the device, which no graph can hold."""
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = super().__call__(model, batch)
+        return loss if float(loss) > 0 else loss * 2, metrics
+
+
+def test_what_cannot_be_captured_is_launched(tmp_path: Path) -> None:
+    settings = {"device": "cuda", "precision": "bf16", "compile": "off", "steps": 10}
+    fit(tmp_path / "auto", settings, model=SMALL, objective=Waiting())
+    machine = Machine.read(tmp_path / "auto")
+    assert machine is not None and not machine.cuda_graph
+    assert "capturing failed" in machine.reasons["cuda_graph"]
+    with pytest.raises(HornbookError, match="no CUDA graph can be used here: capturing failed"):
+        fit(tmp_path / "on", {**settings, "cuda_graph": "on"}, model=SMALL, objective=Waiting())
+
+
+def test_memory_running_out_ends_replaying(tmp_path: Path) -> None:
+    """Made to run out in the middle: the step is done again in halves, launched."""
+    launched = run(tmp_path / "off", NO_DROPOUT, cuda_graph="off", micro_batch=4)
+    objective = Full()
+    fit(tmp_path / "on", {"device": "cuda", "precision": "bf16", "compile": "off", "steps": 30,
+        "cuda_graph": "on", "micro_batch": 3}, model={**SMALL, **NO_DROPOUT},
+        objective=objective)  # fmt: skip
+    assert launched.micro_batches == [[1, 4]]
+    assert events(tmp_path / "on", "micro_batch")
+    assert losses(tmp_path / "on")[-1][1] < 3.0
+
+
+class Full(NextToken):
+    """Out of memory the fifth time that two rows, the rest of a step, are launched."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        if model.training and len(batch) == 2:
+            self.passes += 1
+            if self.passes == 5:
+                raise torch.OutOfMemoryError("out of memory, as made for a test")
+        return super().__call__(model, batch)
