@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -93,8 +94,8 @@ def _command() -> str:
     if "--out" in words:
         at = words.index("--out")
         del words[at : at + 2]
-    words = [Path(word).name if word.startswith("/") else word for word in words]
-    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+    words = [Path(word).name if "/" in word else word for word in words]
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
 def _version(library: str) -> str | None:

@@ -8,8 +8,8 @@ Prompts of 128 tokens are continued by 512, for 1 and 64 prompts at once, by
   it, in which the weights are copied to bfloat16 and the step is captured (kernels are compiled);
 - `stock`: `model.generate(ids, max_new_tokens=512, do_sample=...)`, bfloat16;
 - `stock static`: the same with `cache_implementation="static"`, for which transformers compiles the
-  model (mode reduce-overhead, that is CUDA graphs) by itself. Both after a whole run for each number
-  of prompts: later calls, as ours are;
+  model (mode reduce-overhead, that is CUDA graphs) by itself. Both after a whole run for each
+  number of prompts: later calls, as ours are;
 
 greedily, and by sampling with temperature 0.8 and top-p 0.95. All have the same random weights; no
 token ends a text. The median of what time allows counts, which for stock may be one run.
@@ -137,7 +137,8 @@ class Results:
         case[name] = value
         shown = f"{value['milliseconds']:.3f} ms" if name == "step" else value
         print(f"{rows:>3} rows, {mode:<11} {name}: {shown}", flush=True)
-        write_result(self._out, "decode", {"what": self._what, "cases": self.cases})
+        result = {"what": self._what, "cases": self.cases, "table": table(self.cases)}
+        write_result(self._out, "decode", result)
 
     def add_speed(self, rows: int, mode: str, name: str, tokens: int, runs: list[float]) -> None:
         """Note tokens a second and, for stock, how many times as fast ours was."""
@@ -148,6 +149,21 @@ class Results:
             value["ours_is_faster"] = round(ours["tokens_per_second"] / speed, 2)
             value["target"] = TARGETS[name][rows]
         self.add(rows, mode, name, value)
+
+
+def table(cases: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows for docs/performance.md."""
+    rows = []
+    for name, case in cases.items():
+        row = {"prompts": name}
+        for player in ("ours", "stock", "stock static"):
+            if player in case:
+                row[f"{player}, tokens/s"] = f"{case[player]['tokens_per_second']:,.0f}"
+            if "ours_is_faster" in case.get(player, {}):
+                asked = f"{case[player]['ours_is_faster']:.1f} x ({case[player]['target']:g} x)"
+                row[f"over {player} (asked for)"] = asked
+        rows.append(row)
+    return rows
 
 
 def contest(

@@ -113,6 +113,21 @@ class Bare:
         return (time.perf_counter() - begin) / steps
 
 
+def table(result: dict[str, Any]) -> list[dict[str, str]]:
+    """The row for docs/performance.md."""
+    before, after = result["bare_ms"]
+    return [
+        {
+            "bare step, ms": f"{before:.1f} before, {after:.1f} after",
+            f"in the trainer, mean of {result['steps']:,} steps, ms": f"{result['trainer_ms']:.1f}",
+            "median": f"{result['step_ms']['median']:.1f}",
+            "slowest": f"{result['step_ms']['slowest'][0]:.1f}",
+            "checkpoint every": f"{result['checkpoint_every']} steps",
+            "overhead": f"{result['overhead']:+.1%}",
+        }
+    ]
+
+
 def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--steps", type=int, default=1000)
@@ -163,6 +178,7 @@ def main() -> None:
         },
         "loader_wait_ms": 1e3 * sum(line["loader_wait"] for line in lines[SETTLE:]) / len(steps),
     }
+    result["table"] = table(result)
     write_result(options.out, "overhead", result)
     print(f"bare step: {before * 1e3:.2f} ms before, {after * 1e3:.2f} ms after")
     print(f"trainer: {trainer * 1e3:.2f} ms, median {result['step_ms']['median']:.2f} ms")

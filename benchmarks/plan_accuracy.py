@@ -283,11 +283,10 @@ def constants(measured: dict[str, dict[str, Any]]) -> dict[str, float]:
             found[f"{name}: peak, measured over predicted"] = 1 / measured[case]["memory_ratio"]
     if whole in measured:
         found["matmul and all rates, times"] = measured[whole]["speed_ratio"] ** -1
-    launches = {"block_seconds, on": (one_on, 6), "block_seconds, regional": (one_regional, 12)}
-    launches["eager_block_seconds"] = (one_off, 12)
+    launches = {"on": (one_on, 6), "regional": (one_regional, 12), "off": (one_off, 12)}
     for name, (case, layers) in launches.items():
         if case in measured:
-            found[f"{name}, at most"] = measured[case]["step_seconds"] / (layers + 2)
+            found[f"launch seconds, {name}"] = measured[case]["step_seconds"] / (layers + 2)
     return found
 
 

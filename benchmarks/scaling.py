@@ -156,6 +156,29 @@ def work(arguments: argparse.Namespace) -> None:
                 write_json(root / "found.json", found)
 
 
+def ratio(result: dict[str, Any], found: list[dict[str, Any]]) -> float:
+    """Its speed over that of one GPU; NaN where that is not known."""
+    for other in found:
+        if other["case"] == result["case"].split()[0] + " alone" and "error" not in other:
+            return float(result["tokens_per_second"] / other["tokens_per_second"])
+    return float("nan")
+
+
+def page_table(found: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows for docs/performance.md."""
+    return [
+        {
+            "case": result["case"],
+            "GPUs": str(result["gpus"]),
+            "tokens/s": f"{result['tokens_per_second']:,.0f}",
+            "over one GPU": f"{ratio(result, found):.2f} x",
+            "peak GB a GPU": f"{result['memory_gb']:.1f}",
+        }
+        for result in found
+        if "error" not in result
+    ]
+
+
 def table(found: list[dict[str, Any]]) -> str:
     """What was found, for people."""
     by_name = {result["case"]: result for result in found}
@@ -167,14 +190,13 @@ def table(found: list[dict[str, Any]]) -> str:
             lines.append(f"{result['case']:<24}  {result['error'][:100]}")
             continue
         alone = by_name.get(result["case"].split()[0] + " alone", {})
-        ratio = difference = float("nan")
+        difference = float("nan")
         if "losses" in alone:
-            ratio = result["tokens_per_second"] / alone["tokens_per_second"]
             pairs = zip(result["losses"], alone["losses"], strict=False)
             difference = max(abs(a - b) for a, b in pairs)
         lines.append(
             f"{result['case']:<24}{result['gpus']:>5}{result['tokens_per_second']:>12,.0f}"
-            f"{ratio:>7.2f}{result['memory_gb']:>7.1f}  {difference:.2e}"
+            f"{ratio(result, found):>7.2f}{result['memory_gb']:>7.1f}  {difference:.2e}"
         )
     return "\n".join(lines)
 
@@ -204,7 +226,8 @@ def main() -> int:
         results = Path(root) / "found.json"
         found = read_json(results) if results.exists() else []
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else "CPU"
-    write_result(arguments.out, "scaling", {"device": device, "gpus": gpus, "cases": found})
+    result = {"device": device, "gpus": gpus, "cases": found, "table": page_table(found)}
+    write_result(arguments.out, "scaling", result)
     print(f"{gpus} x {device}, torch {torch.__version__}")
     print(table(found))
     return 0 if found and not any("error" in result for result in found) else 1

@@ -1,6 +1,7 @@
 """Seconds from the start of the process to the end of the first training step, GPT-2 124M.
 
     python benchmarks/startup.py
+    python benchmarks/startup.py --profile
 
 Three processes, one after the other, each ended after its first steps:
 
@@ -9,13 +10,15 @@ Three processes, one after the other, each ended after its first steps:
 - again: the cached run started again, which finds its choices in machine.json.
 
 The clock starts before the process does and stops when its first step is in metrics.jsonl, which
-is when its numbers were read from the device. Writes benchmarks/results/startup.json.
+is when its numbers were read from the device. Writes benchmarks/results/startup.json, which also
+has what each process did when, and what the compiler said of its own time. With --profile it is
+startup_profiled.json, all of it slower, and beside it a profile of each process's main thread.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,64 +27,64 @@ from pathlib import Path
 from typing import Any
 
 from common import parser_for, write_result
+from overhead import random_tokens
 
 from hornbook.files import read_json
 
 LIMIT_SECONDS = 240.0
+"""A process that has not got to its first step by then is given up."""
 
-
-def child(tokens: Path, folder: Path, rows: int, tiny: bool) -> None:
-    """Train in `folder` until killed."""
-    from overhead import model_config, train
-
-    from hornbook.tokens.config import DataConfig
-    from hornbook.tokens.loader import open_source
-    from hornbook.train.config import PretrainConfig
-
-    config = model_config(tiny)
-    source = open_source(DataConfig(), tokens, config.context, rows_per_step=rows)
-    settings = PretrainConfig(
-        steps=10_000, global_batch_tokens=rows * config.context, compile="off" if tiny else "auto",
-        evaluate_every=0, sample_every=0, checkpoint_every=0,
-    )  # fmt: skip
-    train(source, config, settings, folder)
+SHOWN_SECONDS = 0.05
+"""Calls that took less are not printed."""
 
 
 def first_step(command: list[str], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     """Start a process and wait for its first step."""
-    metrics = folder / "metrics.jsonl"
+    metrics, timeline = folder / "metrics.jsonl", folder / "timeline.json"
     # `again` finds lines of the start before; that run had no checkpoint, so they are cut off.
-    metrics.unlink(missing_ok=True)
+    for file in (metrics, timeline):
+        file.unlink(missing_ok=True)
+    seconds = None
     with open(folder.with_suffix(".log"), "a", encoding="utf-8") as log:
-        begin = time.perf_counter()
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        begin = time.time()
+        process = subprocess.Popen(
+            [*command, "--began", str(begin)], env=environment, stdout=log, stderr=log
+        )
         try:
-            while time.perf_counter() - begin < LIMIT_SECONDS:
-                if metrics.exists() and b'"loss"' in metrics.read_bytes():
-                    seconds = time.perf_counter() - begin
-                    break
+            while not timeline.exists():
+                if seconds is None and metrics.exists() and b'"loss"' in metrics.read_bytes():
+                    seconds = time.time() - begin
                 if process.poll() is not None:
                     raise SystemExit(folder.with_suffix(".log").read_text()[-3000:])
-                time.sleep(0.02)
-            else:
-                raise SystemExit(f"no step after {LIMIT_SECONDS:.0f} s")
+                if time.time() - begin > LIMIT_SECONDS:
+                    raise SystemExit(f"no step after {LIMIT_SECONDS:.0f} s")
+                time.sleep(0.01)
         finally:
             process.kill()
             process.wait()
     reasons = read_json(folder / "machine.json")["reasons"]
-    return {"seconds": seconds, "compile": reasons.get("compile"), "reasons": reasons}
+    return {"seconds": seconds, "reasons": reasons, **read_json(timeline)}
+
+
+def show(name: str, start: dict[str, Any]) -> None:
+    """Print what took how long."""
+    print(f"{name}: {start['seconds']:.1f} s {start['reasons']}")
+    for call in start["calls"]:
+        took = call.get("seconds")  # none: it was still running
+        if took is None or took >= SHOWN_SECONDS or call["what"] == "interpreter is up":
+            length = "..." if took is None else f"{took:.2f}"
+            thread = f"  ({call['thread']})" if "thread" in call else ""
+            print(f"{call['begin']:8.2f} {length:>7}  {'  ' * call['depth']}{call['what']}{thread}")
+    for what, value in start["compiler"]["seconds"].items():
+        print(f"{value:16.2f}  compiler: {what}")
+    print(f"{start['compiler']['counters']}", flush=True)
 
 
 def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--child", nargs=2, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--profile", action="store_true", help="say which functions took the time")
     options = parser.parse_args()
-    if options.child:
-        child(*options.child, options.rows, options.tiny)
-        return
-    from overhead import random_tokens
-
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         tokens = random_tokens(root / "tokens", 2_000_000)
@@ -92,20 +95,26 @@ def main() -> None:
         }
         starts = {}
         for name, run in (("cold", "one"), ("cached", "two"), ("again", "two")):
+            folder = root / run
+            folder.mkdir(exist_ok=True)
             command = [
-                sys.executable, __file__, "--rows", str(options.rows),
-                *(["--tiny"] if options.tiny else []), "--child", str(tokens), str(root / run),
+                sys.executable, str(Path(__file__).with_name("startup_process.py")), str(tokens),
+                str(folder), "--rows", str(options.rows),
+                *(["--tiny"] if options.tiny else []),
+                *(["--profile"] if options.profile else []),
             ]  # fmt: skip
-            (root / run).mkdir(exist_ok=True)
-            starts[name] = first_step(command, root / run, environment)
-            print(f"{name}: {starts[name]['seconds']:.1f} s {starts[name]['reasons']}", flush=True)
+            starts[name] = first_step(command, folder, environment)
+            show(name, starts[name])
+            if options.profile:
+                options.out.mkdir(parents=True, exist_ok=True)
+                shutil.copy(folder / "profile.txt", options.out / f"startup_{name}_profile.txt")
         chosen = read_json(root / "two" / "machine.json")
     result = {
         "what": "seconds from process start to the end of the first training step, GPT-2 124M",
         "chosen": chosen,
         "starts": starts,
     }
-    write_result(options.out, "startup", result)
+    write_result(options.out, "startup_profiled" if options.profile else "startup", result)
 
 
 if __name__ == "__main__":
