@@ -141,7 +141,8 @@ def measure(case: Case) -> dict[str, Any]:
     rows = case.micro_batch * case.micro_batches
     pretrain = PretrainConfig(
         steps=1, global_batch_tokens=rows * case.length, micro_batch=case.micro_batch,
-        **case.pretrain,
+        # What the host needs to launch a pass is calibrated too.
+        cuda_graph="off" if case in CALIBRATION else "auto", **case.pretrain,
     )  # fmt: skip
     began = time.perf_counter()
     done = rehearse(config, optimizer, pretrain, case.length, steps=STEPS, most_tokens=2**30)
@@ -155,6 +156,7 @@ def measure(case: Case) -> dict[str, Any]:
         engine=found.engine(),
         optimizer=optimizer,
         device="cpu" if found.device == "cpu" else "cuda",
+        cuda_graph=found.cuda_graph,
     )
     return {
         "case": case.name,

@@ -40,11 +40,10 @@ SHOWN_SECONDS = 0.05
 
 def first_step(command: list[str], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     """Start a process and wait for its first step."""
-    metrics, timeline = folder / "metrics.jsonl", folder / "timeline.json"
+    timeline = folder / "timeline.json"
+    timeline.unlink(missing_ok=True)
     # `again` finds lines of the start before; that run had no checkpoint, so they are cut off.
-    for file in (metrics, timeline):
-        file.unlink(missing_ok=True)
-    seconds = None
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
     with open(folder.with_suffix(".log"), "a", encoding="utf-8") as log:
         begin = time.time()
         process = subprocess.Popen(
@@ -52,18 +51,18 @@ def first_step(command: list[str], folder: Path, environment: dict[str, str]) ->
         )
         try:
             while not timeline.exists():
-                if seconds is None and metrics.exists() and b'"loss"' in metrics.read_bytes():
-                    seconds = time.time() - begin
                 if process.poll() is not None:
                     raise SystemExit(folder.with_suffix(".log").read_text()[-3000:])
                 if time.time() - begin > LIMIT_SECONDS:
                     raise SystemExit(f"no step after {LIMIT_SECONDS:.0f} s")
-                time.sleep(0.01)
+                time.sleep(0.1)
         finally:
             process.kill()
             process.wait()
+    report = read_json(timeline)
+    last = next(call for call in report["calls"] if call["what"] == "Trainer._read")
     reasons = read_json(folder / "machine.json")["reasons"]
-    return {"seconds": seconds, "reasons": reasons, **read_json(timeline)}
+    return {"seconds": last["begin"] + last["seconds"], "reasons": reasons, **report}
 
 
 def show(name: str, start: dict[str, Any]) -> None:

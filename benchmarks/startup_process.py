@@ -30,13 +30,13 @@ CALLS = {
     "hornbook.train.trainer": (
         "open_log", "pick_device", "place", "build_optimizer", "choose_machine", "choose_replay",
     ),
-    "hornbook.train.start": ("prepare_weights", "probe", "start"),
+    "hornbook.train.start": ("prepare_weights", "start_workers", "probe", "start"),
     "hornbook.train.probe": (
         "choose_precision", "choose_engine", "fastest_attention", "choose_memory",
     ),
     "hornbook.train.probe_memory": ("allocate_state",),
     "hornbook.train.trial": ("free_memory", "bind", "accumulate"),
-    "hornbook.train.compiling": ("_load_compiler", "bind", "_try_compiled"),
+    "hornbook.train.compiling": ("bind", "_try_compiled"),
     "hornbook.model.kernels": ("_tried",),
     "hornbook.model.decoder:Decoder": ("initialise",),
     "hornbook.train.step:Stepper": ("step", "_gradients", "_clipped_norm", "_update"),

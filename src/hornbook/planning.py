@@ -72,7 +72,7 @@ def plan(arguments: Namespace, overrides: dict[str, Any]) -> int:
     else:
         horizon = _horizon(arguments, recipe)
         config, wishes = _wishes(arguments, recipe)
-        _check_device(wishes, device)
+        _check_device(config, wishes, device)
         prediction = predict(
             recipe.name, config, wishes, device, horizon, arguments.price, _others(recipe, config)
         )
@@ -113,13 +113,19 @@ def _check_words(arguments: Namespace) -> None:
         raise HornbookError("--probe runs on this machine", where=f"--gpu {arguments.gpu}")
 
 
-def _check_device(wishes: Wishes, device: Device) -> None:
+def _check_device(config: ModelConfig, wishes: Wishes, device: Device) -> None:
     """Refuse what the device cannot compute, as training would."""
+    from hornbook.plan.fit import fuses_mlp
+
+    if wishes.mlp == "fused" and not fuses_mlp(config, wishes, device):
+        raise HornbookError(
+            "fused is for 16 bits, families with GELU and NVIDIA GPUs that have bf16",
+            where="pretrain.mlp", hint="Set it to auto",
+        )  # fmt: skip
     problems = {
         "weights": "bf16" if wishes.weights == "bf16" and not device.bf16 else "",
         "precision": "bf16" if wishes.precision == "bf16" and not device.bf16 else "",
         "float8": "8-bit products" if wishes.float8 and not device.float8_flops else "",
-        "mlp": "bf16, which that needs" if wishes.mlp == "fused" and not device.bf16 else "",
     }
     for name, missing in problems.items():
         if missing and device.kind == "cuda":
@@ -289,7 +295,7 @@ def _design(
         plain.hours = 0.0
         horizon = _horizon(plain, recipe)
         config, wishes = _wishes(plain, recipe)
-        _check_device(wishes, device)
+        _check_device(config, wishes, device)
         prediction = predict(recipe.name, config, wishes, device, horizon, arguments.price)
     words = ["--write", out.name, "--hours", f"{arguments.hours:g}", "--gpu", arguments.gpu]
     words += ["--gpus", str(gpus)] if gpus > 1 else []
@@ -318,6 +324,7 @@ def _rehearsed(prediction: Prediction, recipe: Recipe) -> Prediction:
         micro_batch=machine.micro_batches[-1][1],
         precision=machine.precision,
         engine=machine.engine(),
+        cuda_graph=machine.cuda_graph,
     )
     # Of a very large step only a part was rehearsed.
     probe = Probe(done.seconds * setup.rows / done.rows, float(done.peak))

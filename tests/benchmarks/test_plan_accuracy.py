@@ -72,3 +72,16 @@ def test_a_report_compares_what_was_measured_and_names_what_failed(
     assert report["constants"]["matmul and all rates, times"] == pytest.approx(1 / 1.1)
     assert error in report["cases"]
     assert report["machine"]["gpu"] == "NVIDIA H200"
+
+
+def test_what_was_measured_on_a_gpu_is_predicted(benchmark: Any) -> None:
+    cases = json.loads((BENCHMARKS / "results" / "plan_accuracy.json").read_text())["cases"]
+    checked = 0
+    for case in cases:
+        if "error" in case or case["setup"]["engine"]["checkpointing"] == "full":
+            continue  # `full` was measured with a bug (docs/plan.md)
+        found = benchmark.predicted(case)
+        assert found["memory_ratio"] == pytest.approx(1, abs=0.10), case["case"]
+        assert found["speed_ratio"] == pytest.approx(1, abs=0.20), case["case"]
+        checked += 1
+    assert checked >= 15

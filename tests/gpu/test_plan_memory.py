@@ -39,5 +39,6 @@ def test_peak_memory_within_a_tenth(preset: str, rows: int, changes: dict[str, A
         done.machine.micro_batches[-1][1],
         precision=done.machine.precision,
         engine=done.machine.engine(),
+        cuda_graph=done.machine.cuda_graph,
     )
     assert memory(model, setup).peak == pytest.approx(done.peak, rel=0.10)

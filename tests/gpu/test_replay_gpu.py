@@ -73,14 +73,31 @@ class Waiting(NextToken):
         return loss if float(loss) > 0 else loss * 2, metrics
 
 
-def test_what_cannot_be_captured_is_launched(tmp_path: Path) -> None:
+class WaitingUnnoticed(NextToken):
+    """One that PyTorch does not notice before CUDA breaks the capture off."""
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        torch.cuda.synchronize()
+        return super().__call__(model, batch)
+
+
+@pytest.mark.parametrize("objective", [Waiting, WaitingUnnoticed])
+def test_what_cannot_be_captured_is_launched(objective: type[NextToken], tmp_path: Path) -> None:
+    """With dropout, as a capture that broke off may leave a generator that draws no more."""
+    dropout = {**SMALL, "residual_dropout": 0.1}
     settings = {"device": "cuda", "precision": "bf16", "compile": "off", "steps": 10}
-    fit(tmp_path / "auto", settings, model=SMALL, objective=Waiting())
+    fit(tmp_path / "auto", settings, model=dropout, objective=objective())
     machine = Machine.read(tmp_path / "auto")
     assert machine is not None and not machine.cuda_graph
     assert "capturing failed" in machine.reasons["cuda_graph"]
+    assert len(losses(tmp_path / "auto")) == 10
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
     with pytest.raises(HornbookError, match="no CUDA graph can be used here: capturing failed"):
-        fit(tmp_path / "on", {**settings, "cuda_graph": "on"}, model=SMALL, objective=Waiting())
+        fit(tmp_path / "on", {**settings, "cuda_graph": "on"}, model=dropout, objective=objective())
+    fit(tmp_path / "next", {**settings, "cuda_graph": "on"}, model=dropout)
+    launched = {**settings, "cuda_graph": "off"}
+    fit(tmp_path / "launched", launched, model=dropout)
+    assert losses(tmp_path / "next") == losses(tmp_path / "launched"), "the same dropout, too"
 
 
 def test_memory_running_out_ends_replaying(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 from hornbook.model.presets import PRESETS
 from hornbook.optim.config import OptimizerConfig
 from hornbook.plan.device import Device, find_device
-from hornbook.plan.fit import choose, memory_limit, remedies, smallest
+from hornbook.plan.fit import REPLAY_GAIN, choose, memory_limit, remedies, smallest
 from hornbook.plan.setup import Wishes
+from hornbook.train import replay
 
 PHI2, GPT2 = PRESETS["phi2"], PRESETS["gpt2-124m"]
 SMALL = PRESETS["llama-350m"]
@@ -40,6 +41,36 @@ def test_the_less_memory_the_smaller_and_the_more_is_computed_again() -> None:
         given_up.append(order.index(choice.setup.engine.checkpointing))
     assert given_up == sorted(given_up)
     assert tokens[0] > tokens[-1]
+
+
+def test_gelu_goes_into_the_products_where_training_would_put_it() -> None:
+    def mlp(preset: str, gpu: str, **wishes: object) -> str:
+        wanted = dataclasses.replace(HALF_MILLION, **wishes)  # type: ignore[arg-type]
+        choice = choose(PRESETS[preset], wanted, find_device(gpu))
+        assert choice is not None
+        return choice.setup.engine.mlp
+
+    assert mlp("gpt2-124m", "h100") == mlp("gpt2-124m", "a100-40gb", precision="fp16") == "fused"
+    assert mlp("gpt2-124m", "h100", mlp="plain") == mlp("gpt2-124m", "t4") == "plain"
+    assert mlp("gpt2-124m", "h100", precision="fp32") == "plain"
+    assert mlp("gpt2-124m", "h100", float8=True) == mlp("llama-125m", "h100") == "plain"
+
+
+def test_small_micro_batches_are_replayed() -> None:
+    def graph(rows: int, **wishes: object) -> bool:
+        wanted = dataclasses.replace(HALF_MILLION, micro_batch=rows, **wishes)  # type: ignore[arg-type]
+        choice = choose(GPT2, wanted, find_device("h200"))
+        assert choice is not None
+        return choice.setup.cuda_graph
+
+    assert REPLAY_GAIN == replay.GAIN
+    assert graph(1)
+    assert graph(8)
+    assert not graph(64)
+    assert not graph(1, cuda_graph="off")
+    assert not graph(1, precision="fp16")
+    assert not graph(1, gpus=2)
+    assert graph(64, cuda_graph="on")
 
 
 def test_what_is_asked_for_is_kept() -> None:

@@ -50,6 +50,28 @@ def test_every_row_says_where_it_comes_from(capsys: pytest.CaptureFixture[str]) 
     assert sources["expected loss"] == "extrapolated"
 
 
+@pytest.mark.parametrize(
+    ("words", "source"),
+    [
+        (("gpt2-355m", "--gpu", "h200"), "measured"),
+        (("llama-1b", "--gpu", "h200"), "measured"),
+        (("gpt2-355m", "--gpu", "h100"), "extrapolated"),
+        (("gpt2-355m", "--gpu", "h200", "--gpus", "2"), "extrapolated"),
+        (("qwen3-0.6b", "--gpu", "h200"), "extrapolated"),
+        (("llama-1b", "--gpu", "h200", "--optimizer.kind", "muon"), "extrapolated"),
+        (("gpt2-355m", "--gpu", "h200", "--optimizer.offload", "true"), "extrapolated"),
+        (("gpt2-355m", "--gpu", "h200", "--pretrain.activation_checkpointing", "full"),
+         "extrapolated"),
+    ],
+)  # fmt: skip
+def test_measured_is_what_was_calibrated(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], source: str
+) -> None:
+    value = planned(capsys, *words, "--tokens", "1e9")
+    sources = {row["name"]: row["source"] for row in value["rows"]}
+    assert {sources[name] for name in ("rate", "of it", "peak", "needs", "weights")} == {source}
+
+
 def test_no_gpu_and_no_pytorch_is_needed() -> None:
     script = (
         "import sys; from hornbook.cli import main;"
@@ -173,6 +195,12 @@ def test_a_speedrun_of_few_layers_has_fewer_tricks(capsys: pytest.CaptureFixture
         (["gpt2-124m", "--gpu", "h100", "--pretrain.micro_batch", "-1"], "micro_batch: must be"),
         (["gpt2-124m", "--gpu", "t4", "--pretrain.weights", "bf16"], "t4 has no bf16"),
         (["gpt2-124m", "--gpu", "a100", "--pretrain.float8", "true"], "no 8-bit products"),
+        (["gpt2-124m", "--gpu", "t4", "--pretrain.mlp", "fused"], "fused is for 16 bits"),
+        (["llama-125m", "--gpu", "h100", "--pretrain.mlp", "fused"], "fused is for 16 bits"),
+        (
+            ["gpt2-124m", "--gpu", "h100", "--pretrain.float8", "true", "--pretrain.mlp", "fused"],
+            "pretrain.mlp",
+        ),
         (["gpt2-124m", "--gpu", "cpu", "--gpus", "2"], "a processor counts once, not 2 times"),
         (["--write", "x.yaml", "--gpu", "h100"], "give --hours"),
         (["gpt2-124m", "--write", "x.yaml", "--hours", "1"], "takes no recipe"),

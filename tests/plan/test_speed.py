@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,8 @@ from hornbook.plan.setup import Setup
 from hornbook.plan.speed import attention_share, step_time
 
 H200 = find_device("h200")
-COMPILED = Engine(compile="on", residual="bf16")
+COMPILED = Engine(compile="on", residual="bf16", cross_entropy="fused", mlp="fused")
+MUON = OptimizerConfig(kind="muon")
 GPT2 = PRESETS["gpt2-124m"]
 
 
@@ -34,22 +36,27 @@ def test_shares_lie_between_those_measured() -> None:
     assert attention_share(rates, 256) == 0.4
 
 
+WITHIN = {"weights": "bf16", "optimizer": OptimizerConfig(kind="adamw8bit")}
+BY_BLOCK = dataclasses.replace(COMPILED, compile="regional")
+
+
 @pytest.mark.parametrize(
-    ("preset", "micro_batch", "changes", "tokens_per_second"),
+    ("preset", "rows", "micro_batch", "changes", "tokens_per_second"),
     [
-        # One H200: a 60-line GPT-2 and decoder with cuDNN attention, compiled (docs/plan.md).
-        ("gpt2-124m", 64, {}, 571_500),
-        ("gpt2-712m", 16, {}, 92_000),
-        ("phi2", 16, {"weights": "bf16", "checkpointing": "full"}, 28_760),
+        # One H200 (docs/plan.md): the calibration's, bound by the GPU and by the host.
+        ("gpt2-124m", 64, 64, {}, 605_402),
+        ("gpt2-124m", 1, 1, {"engine": BY_BLOCK}, 35_734),
+        ("gpt2-124m", 16, 16, {"engine": BY_BLOCK, "optimizer": MUON}, 379_599),
+        # Models that nothing was fitted to.
+        ("gpt2-712m", 32, 32, {"engine": BY_BLOCK}, 99_286),
+        ("phi2", 512, 16, {"engine": BY_BLOCK, **WITHIN}, 35_067),
+        ("phi2", 4, 4, {"engine": BY_BLOCK, **WITHIN}, 29_926),
     ],
 )
 def test_what_was_measured_comes_out_again(
-    preset: str, micro_batch: int, changes: dict[str, str], tokens_per_second: float
+    preset: str, rows: int, micro_batch: int, changes: dict[str, Any], tokens_per_second: float
 ) -> None:
-    engine = dataclasses.replace(COMPILED, checkpointing=changes.get("checkpointing", "none"))
-    setup = Setup(
-        1024, micro_batch, micro_batch, weights=changes.get("weights", "fp32"), engine=engine
-    )  # type: ignore[arg-type]
+    setup = dataclasses.replace(Setup(1024, rows, micro_batch, engine=COMPILED), **changes)
     predicted = step_time(PRESETS[preset], setup, H200).tokens_per_second
     assert predicted == pytest.approx(tokens_per_second, rel=0.10)
 
@@ -62,8 +69,9 @@ def test_work_takes_time() -> None:
     assert seconds(rows=128) == pytest.approx(2 * seconds(), rel=0.05)
     assert seconds(engine=dataclasses.replace(COMPILED, compile="off")) > 1.2 * seconds()
     assert seconds(engine=dataclasses.replace(COMPILED, checkpointing="full")) > 1.2 * seconds()
+    assert seconds(engine=dataclasses.replace(COMPILED, mlp="plain")) > seconds()
     assert seconds(precision="fp32") > 1.5 * seconds()
-    assert seconds(optimizer=OptimizerConfig(kind="muon")) > seconds()
+    assert seconds(optimizer=MUON) > seconds()
     assert seconds(optimizer=OptimizerConfig(offload=True)) > seconds()
 
 

@@ -235,7 +235,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], int]:
         return rows <= most.get((engine.checkpointing, engine.cross_entropy), 0)
 
     monkeypatch.setattr(Trial, "fits", fits)
-    monkeypatch.setattr(probe_memory, "_memory_limit", lambda device, share: share)
+    monkeypatch.setattr(probe_memory, "memory_limit", lambda device, share: share)
     monkeypatch.setattr(probe_memory, "free_memory", lambda device: None)
     monkeypatch.setattr(probe_memory, "FILLING_TOKENS", 4 * 16)
     monkeypatch.setattr(probe_memory, "GPU_TOKENS", 16 * 16)

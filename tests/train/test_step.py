@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 from unittest.mock import patch
 
@@ -327,3 +328,14 @@ def test_recorded_passes_take_the_micro_batches_of_their_shape() -> None:
     assert recorded.calls == ["clear", 4, 4]
     for name, gradient in gradients(again).items():
         assert torch.equal(gradient, gradients(model)[name])
+
+
+def test_memory_is_given_back_when_nobody_holds_the_recorded_pass_any_more() -> None:
+    _, one = stepper(Limited(2))
+    one._replay = recorded = Recorded(one._forward, one.precision)
+    holders: list[Any] = [weakref.ref(recorded), recorded]  # the trainer holds it, too
+    del recorded
+    left: list[bool] = []
+    with patch("hornbook.train.step.free_memory", lambda device: left.append(holders[0]() is None)):
+        one.do(1, CountingRows().rows(0, 8), 4, smaller=lambda step, rows: holders.pop())
+    assert left == [True]

@@ -447,6 +447,27 @@ def test_calibration_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert machine is not None and machine.steps_per_minute is not None
 
 
+def test_memory_that_runs_out_while_calibrating_costs_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(loss: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("out of memory")
+
+    class Graph:
+        def takes(self, part: Batch) -> bool:
+            return False
+
+        def clear(self) -> None: ...
+
+    monkeypatch.setattr(horizon, "CALIBRATION_SECONDS", 0.0)
+    monkeypatch.setattr(trainers, "choose_replay", lambda *_: Graph())
+    for call, kept in ((0, True), (1, False)):
+        settings = {"steps": 3, "minutes": 1000.0}
+        trainer = build(tmp_path / str(call), settings, objective=Scripted(call, run_out))
+        trainer.fit()
+        assert (trainer._stepper._replay is not None) == kept
+
+
 def test_no_length_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HornbookError, match="nothing says how long to train"):
         build(tmp_path, {"steps": 0})

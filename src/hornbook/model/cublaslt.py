@@ -36,7 +36,7 @@ WORKSPACE_LIMIT, ALIGNMENTS = 1, (5, 6, 7, 8)
 """Attributes of a preference: bytes of workspace, alignment of each matrix."""
 
 ALIGNMENT_BYTES = 16
-"""Of the first number of a matrix; a weight that lies among others has no more."""
+"""Of the first number of a matrix, or a bias; one that lies among others has no more."""
 
 
 def up_and_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -68,11 +68,12 @@ def down_and_gelu_backward(upstream: Tensor, weight: Tensor, inner: Tensor) -> T
     Args:
         upstream: [N, width].
         weight: [width, mlp_width].
-        inner: [N, mlp_width], contiguous.
+        inner: [N, mlp_width].
 
     Raises:
         RuntimeError: cuBLASLt has no such product for these numbers.
     """
+    inner = _aligned(inner)
     gradient = torch.empty_like(inner)
     sizes = (weight.shape[1], upstream.shape[0], weight.shape[0])
     epilogue = GELU_BACKWARD | WITH_AUXILIARY
@@ -99,18 +100,26 @@ class _Product:
     """A product of matrices of certain sizes: descriptors and algorithm, found once."""
 
     def __init__(
-        self, dtype: torch.dtype, sizes: tuple[int, int, int], epilogue: int, *, transposed: bool
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        sizes: tuple[int, int, int],
+        epilogue: int,
+        *,
+        transposed: bool,
     ):
         """(m, n, k): [m x k] times [k x n], by columns; the first is given as [k x m]."""
         m, n, k = sizes
-        self._library, self._handle = _library()
+        self._library, self._handle = _library(device)
         self._lock = threading.Lock()  # forward and backward passes come from different threads
         self._description = c_void_p()
         self._call("MatmulDescCreate", byref(self._description), COMPUTE_FLOAT32, FLOAT32)
         self._set(TRANSPOSE_A, c_int(int(transposed)))
         self._set(EPILOGUE, c_uint32(epilogue))
-        # Any address will do here: those of a call are set then.
         self._set(AUXILIARY_STRIDE, c_int64(m))
+        # Each call sets its own addresses; an algorithm is chosen for what these are multiples of.
+        for attribute in (BIAS, AUXILIARY) if epilogue & ADD_BIAS else (AUXILIARY,):
+            self._set(attribute, c_void_p(ALIGNMENT_BYTES))
         self._first = self._layout(dtype, k, m) if transposed else self._layout(dtype, m, k)
         self._second = self._layout(dtype, k, n)
         self._out = self._layout(dtype, m, n)
@@ -160,6 +169,7 @@ class _Product:
         with self._lock, torch.cuda.device(out.device):
             self._set(AUXILIARY, c_void_p(auxiliary.data_ptr()))
             if bias is not None:
+                bias = _aligned(bias)
                 self._set(BIAS, c_void_p(bias.data_ptr()))
             self._call(
                 "Matmul", self._handle, self._description, byref(one),
@@ -186,12 +196,13 @@ def _product(
     transposed: bool,
 ) -> _Product:
     with torch.cuda.device(device):
-        return _Product(dtype, sizes, epilogue, transposed=transposed)
+        return _Product(device, dtype, sizes, epilogue, transposed=transposed)
 
 
 @functools.cache
-def _library() -> tuple[ctypes.CDLL, c_void_p]:
-    """cuBLASLt of the CUDA version that PyTorch was built for, which has it loaded; a handle."""
+def _library(device: torch.device) -> tuple[ctypes.CDLL, c_void_p]:
+    """cuBLASLt of the CUDA version that PyTorch was built for, which has it loaded; a handle, which
+    is of the device that is the current one when it is made: `device`."""
     version = (torch.version.cuda or "").partition(".")[0]
     library = ctypes.CDLL(f"libcublasLt.so.{version}")
     handle = c_void_p()

@@ -80,7 +80,7 @@ def down_backward(upstream: Tensor, weight: Tensor, inner: Tensor) -> Tensor:
     `weight` is [width, mlp_width], the output gelu(inner) weight^T.
     """
     if _takes(upstream, weight):
-        return cublaslt.down_and_gelu_backward(upstream, weight, inner.contiguous())
+        return cublaslt.down_and_gelu_backward(upstream, weight, inner)
     by_activated = upstream @ weight
     by_inner: Tensor = torch.ops.aten.gelu_backward(by_activated, inner, approximate="tanh")
     return by_inner

@@ -20,6 +20,7 @@ from hornbook.plan.gpus import GPUS
 from hornbook.plan.measured import CONTEXT
 from hornbook.plan.memory import Memory, memory
 from hornbook.plan.rules import (
+    EAGER_SHARE,
     FILLING_TOKENS,
     GPU_TOKENS,
     choose_sharding,
@@ -35,6 +36,10 @@ from hornbook.plan.speed import Step, step_time
 
 MOST_GPUS = 64
 """GPUs that a remedy proposes at most."""
+
+
+REPLAY_GAIN = 1.03
+"""How many times as fast a replayed step has to be (train/replay.py)."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,14 @@ def choose(config: ModelConfig, wishes: Wishes, device: Device) -> Choice | None
     if best is None:
         return None
     even = replace(best, micro_batch=even_rows(share, best.micro_batch))
-    return _come_to(config, even, device)
+    launched = _come_to(config, even, device)
+    if device.kind == "cpu" or wishes.gpus > 1 or even.precision == "fp16":
+        return launched
+    replayed = _come_to(config, replace(even, cuda_graph=True), device)
+    gains = launched.step.seconds >= REPLAY_GAIN * replayed.step.seconds
+    fits = replayed.memory.reserved <= EAGER_SHARE * device.memory
+    wanted = {"off": False, "on": True, "auto": gains and fits}[wishes.cuda_graph]
+    return replayed if wanted else launched
 
 
 def smallest(config: ModelConfig, wishes: Wishes, device: Device) -> Choice:
@@ -106,9 +118,7 @@ def setups(config: ModelConfig, wishes: Wishes, device: Device) -> Iterator[Setu
     )
     compile = what_to_compile(config.layers, sharding == "fsdp") if cuda else "off"
     residual = "bf16" if cuda and precision == "bf16" else "fp32"
-    gelu = FAMILIES[config.family].architecture.mlp == "gelu"
-    narrow_gpu = device.bf16 and precision != "fp32"
-    mlp = "fused" if gelu and cuda and narrow_gpu and not wishes.float8 else "plain"
+    mlp = "fused" if fuses_mlp(config, wishes, device) else "plain"
     losses = _options(wishes.cross_entropy, ("fused", "chunked") if cuda else ("plain",))
     kept = _options(
         wishes.activation_checkpointing, ("none", "selective", "full") if cuda else ("none",)
@@ -141,6 +151,13 @@ def setups(config: ModelConfig, wishes: Wishes, device: Device) -> Iterator[Setu
             device=device.kind,
             gathered=gathered,
         )
+
+
+def fuses_mlp(config: ModelConfig, wishes: Wishes, device: Device) -> bool:
+    """Whether training can work GELU out inside the matrix products there (train/probe.py)."""
+    gelu = FAMILIES[config.family].architecture.mlp == "gelu"
+    narrow = wishes.precision != "fp32" and not wishes.float8
+    return gelu and narrow and device.kind == "cuda" and device.bf16
 
 
 def _most_rows(config: ModelConfig, setup: Setup, wanted: int, device: Device) -> int:

@@ -25,6 +25,7 @@ class Rates:
         misaligned: factor where a size of a product is no multiple of 64.
         attention: head size -> forward and backward of causal attention at T 1024, of the peak
             FLOPs; counted as 3.5 forward passes of half a square.
+        short_row: tokens at which attention reaches half the rate of long rows.
         bandwidth: elementwise work, of the memory's bandwidth, in bytes as `speed` counts them.
     """
 
@@ -33,20 +34,23 @@ class Rates:
     half_inner: float
     misaligned: float
     attention: Mapping[int, float]
+    short_row: float
     bandwidth: float
 
 
 HOPPER = Rates(
     device="h200",
-    # What is left for the products in a step of the calibration's cases (docs/plan.md); alone, where
-    # the power limit does not bind, they reach 0.73 to 0.76 (benchmarks/results/matmul_shapes.json).
+    # What is left for the products in steps of the calibration's cases (docs/plan.md). Alone, for
+    # less than a second, they reach 0.67 to 0.74 (benchmarks/results/matmul_shapes.json).
     matmul=0.70,
     half_inner=20.0,
-    # Products alone, width 1296 with heads padded to 56 and without: 676 and 711 TFLOP/s; 1280: 715.
+    # Products alone: width 1296 with heads padded to 56 676 TFLOP/s, without 711; 1280 715.
     misaligned=0.97,
     # cuDNN: 242 TFLOP/s at 64, 285 at 80, 387 at 128, of 989.
     attention=MappingProxyType({32: 0.15, 64: 0.245, 80: 0.288, 128: 0.391}),
-    # GPT-2 124M: 20 ms of elementwise kernels.
+    # A layer of 16 heads of 64 over 4: 0.55 ms for 16 rows of 1,024, 1.46 ms for 4 of 4,096.
+    short_row=880.0,
+    # Fitted together with `matmul`; copies alone reach 0.90.
     bandwidth=0.83,
 )
 
@@ -58,6 +62,7 @@ AMPERE = Rates(
     misaligned=0.8,
     # FlashAttention-2 (arXiv:2307.08691), figure 4: about 100 TFLOP/s at T 1024, causal.
     attention=MappingProxyType({32: 0.2, 64: 0.3, 128: 0.35}),
+    short_row=256.0,
     bandwidth=0.85,
 )
 
@@ -68,6 +73,7 @@ TURING = Rates(
     half_inner=90.0,
     misaligned=0.8,
     attention=MappingProxyType({64: 0.15, 128: 0.15}),
+    short_row=256.0,
     bandwidth=0.7,
 )
 
@@ -90,6 +96,7 @@ CPU = Rates(
     half_inner=0.0,
     misaligned=1.0,
     attention=MappingProxyType({64: 0.4}),
+    short_row=256.0,
     bandwidth=0.5,
 )
 
@@ -125,19 +132,27 @@ SAVED: Mapping[str, Saved] = MappingProxyType(
 LAUNCH_SECONDS: Mapping[str, float] = MappingProxyType(
     {"on": 1.3e-3, "regional": 2.05e-3, "off": 2.2e-3, "cpu": 0.3e-3}
 )
-"""What the host needs for one block, forward and backward, however little it computes, by `compile`.
-GPT-2 124M, one row of 1,024: 28.7 ms a step by the block, 30.9 ms without the compiler; as one graph
-9.7 ms with 6 layers, 19.5 ms for 8 rows of 12 layers. Other work ran on the host (2 of its 4 GPUs)
-[H200]."""
+"""What the host needs for one block, forward and backward, however little it computes, by
+`compile`. GPT-2 124M, one row of 1,024: 28.7 ms a step by the block, 30.9 ms without the compiler;
+as one graph 9.7 ms with 6 layers, and 19.5 ms for 8 rows of 12 layers. The host's two other GPUs
+had work, too [H200]."""
 
 MUON_LAUNCH_SECONDS = 1e-3
 """Of each block's matrices in Muon's update: 11.9 ms with GPT-2 124M [H200]."""
 
+SHARPNESS = 4
+"""How sharply a step is bound by the GPU or else by the host: where both would take as long, it
+takes 2^(1/4) of that, as each waits for the other in parts of it. 8 and 16 rows of GPT-2 124M."""
+
+CODING_BYTES = 14
+"""Of each weight's state in 8-bit AdamW: it moves 5, but coding takes as long as moving so many
+(2.78B weights, bf16: 12.1 ms) [H200]."""
+
 CALIBRATED = frozenset(
     {("gpt2", "adamw"), ("gpt2", "adamw8bit"), ("gpt2", "muon"), ("llama", "adamw")}
 )
-"""Families and optimizers that these numbers were fitted to, on one H200 with bf16 products, none or
-selective checkpointing; what else there is counts as extrapolated (docs/plan.md)."""
+"""Families and optimizers that these numbers were fitted to, on one H200 with bf16 products and
+checkpointing none or selective, launched; all else counts as extrapolated (docs/plan.md)."""
 
 FRAGMENTATION = 0.04
 """Share of the allocated memory that the allocator holds beyond it."""

@@ -73,13 +73,15 @@ def memory(config: ModelConfig, setup: Setup) -> Memory:
     block = saved.block * block_bytes(config, setup) * tokens
     kept = saved.block * kept_bytes(config, setup) * tokens
     # A block that is computed again is there as a whole while its gradient is found.
-    again = block if kept < block else 0.0
+    again = block - kept
     outside = _outside_bytes(config, setup) * tokens
     logits, logits_last = _logits(config, setup, saved.logits)
     scaled = logits_last + _scaling(config, setup)
     several = setup.micro_batches > 1
     # Between micro-batches: those added up, or with FSDP those of the whole model, not yet reduced.
-    held = (4.0 * count if setup.gathered else gradients) if several else 0.0
+    # A recorded pass adds to gradients that are always there.
+    held = 4.0 * count if several and setup.gathered else gradients
+    held *= several or setup.cuda_graph
     # A compiled backward pass hands over all gradients at its end, beside those added up before.
     summed = held + (gradients if setup.engine.compile == "on" or not several else 0.0)
     # DDP exchanges gradients in buckets of its own.
@@ -92,7 +94,7 @@ def memory(config: ModelConfig, setup: Setup) -> Memory:
         "forward": (held, activations, logits, 0.0),
         "loss": (held, activations, scaled, 0.0),
         "last block": (held, activations + again, logits_last, 0.0),
-        "backward": (summed, again + outside, logits_last, 0.0),
+        "backward": (summed, (block if again else 0.0) + outside, logits_last, 0.0),
         "update": (gradients, 0.0, 0.0, update - copies),
     }
     moment = max(moments, key=lambda name: sum(moments[name]))
@@ -218,14 +220,11 @@ def _logits(config: ModelConfig, setup: Setup, plain_bytes: float) -> tuple[floa
 
 
 def _scaling(config: ModelConfig, setup: Setup) -> float:
-    """Bytes for multiplying the gradients that the loss found by the one that comes from above: its
-    own result and, unless compiled with the whole step, float32 copies of what is narrower."""
+    """Bytes for multiplying the gradients that the loss found by the one that comes from above."""
     if setup.engine.cross_entropy == "plain":
         return 0.0
-    wide = 4 if setup.weight_bytes == 4 else 8
-    each = setup.weight_bytes if setup.engine.compile == "on" else wide
     hidden = setup.narrow_bytes * config.width * setup.micro_tokens
-    return float(each * head_parameters(config) + hidden)
+    return float(setup.weight_bytes * head_parameters(config) + hidden)
 
 
 def _update(config: ModelConfig, setup: Setup) -> float:

@@ -132,7 +132,7 @@ class Prediction:
         """Whether runs of this kind on this kind of device were measured for the plan."""
         setup = self.choice.setup
         known = (self.config.family, setup.optimizer.kind) in CALIBRATED
-        plain = not (setup.optimizer.offload or setup.engine.float8)
+        plain = not (setup.optimizer.offload or setup.engine.float8 or setup.cuda_graph)
         usual = setup.precision == "bf16" and setup.engine.checkpointing in ("none", "selective")
         return self.device.measured and known and plain and usual and setup.gpus == 1
 

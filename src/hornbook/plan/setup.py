@@ -36,6 +36,8 @@ class Setup:
     gpus: int = 1
     sharding: Sharding = "none"
     device: Literal["cuda", "cpu"] = "cuda"
+    cuda_graph: bool = False
+    """A micro-batch is a recorded pass that is replayed (train/replay.py)."""
     gathered: bool = False
     """FSDP keeps all gathered weights through a step (`rules.keeps_gathered`)."""
 
@@ -89,6 +91,7 @@ class Wishes:
     residual: str = "auto"
     mlp: str = "auto"
     float8: bool = False
+    cuda_graph: str = "auto"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     gpus: int = 1
     sharding: str = "auto"

@@ -140,6 +140,7 @@ def _setting_rows(prediction: Prediction) -> Iterator[Row]:
     yield Row("", "checkpointing", f"{kept}; loss {engine.cross_entropy}", measured)
     offload = ", state on the CPU" if setup.optimizer.offload else ""
     computed = f"compile {engine.compile}; mlp {engine.mlp}"
+    computed += "; CUDA graph" if setup.cuda_graph else ""
     yield Row("", "optimizer", f"{setup.optimizer.kind}{offload}; {computed}", measured)
     if setup.gpus > 1:
         yield Row("", "GPUs", f"{setup.gpus}, {setup.sharding}", measured)

@@ -18,7 +18,14 @@ from hornbook.model.count import parameters
 from hornbook.model.families import FAMILIES
 from hornbook.plan.device import Device
 from hornbook.plan.matrices import Matrix, products
-from hornbook.plan.measured import IDLE, LAUNCH_SECONDS, MUON_LAUNCH_SECONDS, OVERLAP
+from hornbook.plan.measured import (
+    CODING_BYTES,
+    IDLE,
+    LAUNCH_SECONDS,
+    MUON_LAUNCH_SECONDS,
+    OVERLAP,
+    SHARPNESS,
+)
 from hornbook.plan.memory import CHUNK_LOGITS, head_parameters
 from hornbook.plan.setup import Setup
 
@@ -36,14 +43,6 @@ PCIE, CPU_MEMORY = 20e9, 40e9
 
 NEWTON_SCHULZ_STEPS = 5
 """Iterations of Muon's orthogonalisation."""
-
-SHORT = 880
-"""Tokens of a row at which attention reaches half the rate of long rows. One layer of 16 heads of 64
-over 4, forward and backward (H200): 0.55 ms for 16 rows of 1,024, 1.46 ms for 4 of 4,096."""
-
-SHARPNESS = 4
-"""How sharply a step is bound by the GPU or else by the host: where both would take as long, it takes
-2^(1/4) of that, as each waits for the other in parts of it."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +104,11 @@ def step_time(config: ModelConfig, setup: Setup, device: Device) -> Step:
 
 
 def _launch_seconds(config: ModelConfig, setup: Setup, device: Device) -> float:
-    """What the host needs to hand a step to the device; embedding and loss count as two blocks."""
+    """What the host needs to hand a step to the device; embedding and loss count as two blocks.
+    Replaying recorded passes takes it next to nothing (not measured yet)."""
     each = LAUNCH_SECONDS["cpu" if device.kind == "cpu" else setup.engine.compile]
-    seconds = setup.micro_batches * (config.layers + 2) * each
+    passes = 0 if setup.cuda_graph else setup.micro_batches
+    seconds = passes * (config.layers + 2) * each
     if setup.optimizer.kind == "muon" and device.kind == "cuda":
         seconds += config.layers * MUON_LAUNCH_SECONDS
     return seconds
@@ -175,7 +176,8 @@ def attention_seconds(config: ModelConfig, setup: Setup, device: Device) -> floa
     forward = 2.0 * length * inner * setup.micro_tokens * config.layers  # half of 4 T d a token
     passes = 4.5 if setup.engine.checkpointing == "full" else 3.5
     share = attention_share(device.rates.attention, config.head_dim)
-    share *= (length / (length + SHORT)) / (1024 / (1024 + SHORT))  # the rates are those at 1,024
+    short = device.rates.short_row  # the rates are those at 1,024
+    share *= (length / (length + short)) * (1024 + short) / 1024
     if setup.precision == "fp32" and device.kind == "cuda":
         share /= FLOAT32_FACTOR[device.bf16]
     return passes * forward / (device.flops * share)
@@ -239,8 +241,7 @@ def _optimizer_seconds(config: ModelConfig, setup: Setup, device: Device) -> flo
     """Clipping, the update, adding up gradients, and casting weights for autocast."""
     count = parameters(config).total / (setup.gpus if setup.sharding == "fsdp" else 1)
     wide, moved = setup.weight_bytes, device.bandwidth * device.rates.bandwidth
-    # 8-bit state is 5 bytes, but coding it takes as long as 14: 2.78B weights in 12.1 ms [H200].
-    state = {"adamw": 2 * 4 * 2, "adamw8bit": 14, "muon": 2 * 4}[setup.optimizer.kind]
+    state = {"adamw": 2 * 4 * 2, "adamw8bit": CODING_BYTES, "muon": 2 * 4}[setup.optimizer.kind]
     # The gradient's norm, scaling it in place, the update reads it; weight in and out.
     bytes_once = count * (wide * 6 + state)
     casts = 0 if setup.weights == "bf16" or setup.precision == "fp32" else 12

@@ -41,6 +41,7 @@ OTHER_CHOICES = (
     "residual",
     "mlp",
     "float8",
+    "cuda_graph",
 )
 """Said in the one line for the user where they are not the plain ones."""
 

@@ -47,8 +47,8 @@ def choose_memory(
     """
     count, tokens = trial.batch.inputs.shape
     if trial.device.type == "cuda":
-        with _state_allocated(trial, optimizer):
-            limit = _memory_limit(trial.device, memory_share(machine.compile))
+        with state_allocated(trial, optimizer):
+            limit = memory_limit(trial.device, memory_share(machine.compile))
             if trial.world.size > 1 and not hasattr(trial.model, "unshard"):
                 # DDP holds gradients a second time, as they are exchanged; no pass here is wrapped.
                 limit -= sum(parameter.nbytes for parameter in trial.model.parameters())
@@ -124,7 +124,7 @@ def _most_rows(
     return best, most[best]
 
 
-def _memory_limit(device: torch.device, share: float) -> float:
+def memory_limit(device: torch.device, share: float) -> float:
     """Bytes of the GPU that a pass may take, with what this process holds already."""
     free, total = torch.cuda.mem_get_info(device)
     # Of the present device: this function, unlike its sisters, refuses a device without index.
@@ -133,7 +133,7 @@ def _memory_limit(device: torch.device, share: float) -> float:
 
 
 @contextlib.contextmanager
-def _state_allocated(trial: Trial, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def state_allocated(trial: Trial, optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """The optimizer's moments take their memory, as they do in training."""
     try:
         allocate_state(optimizer)

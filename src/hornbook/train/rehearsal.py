@@ -24,6 +24,7 @@ from hornbook.train.objective import NextToken
 from hornbook.train.precision import Precision
 from hornbook.train.probe import probe
 from hornbook.train.process import settings_restored
+from hornbook.train.replay import choose_replay
 from hornbook.train.start import prepare_weights
 from hornbook.train.step import Stepper
 from hornbook.train.trial import Trial
@@ -89,6 +90,7 @@ def rehearse(
         trial = Trial(decoder, NextToken(), batch, device)
         machine = probe(config, trial, optimizer)
         forward = start(machine, trial, config.compile)
+        replay = choose_replay(config, machine, trial, optimizer, forward)
         stepper = Stepper(
             decoder,
             forward,
@@ -96,6 +98,7 @@ def rehearse(
             Precision(machine.precision, device),
             gradient_clip=optimizer_config.gradient_clip,
             seed=config.seed,
+            replay=replay,
         )
         weight = float(batch.targets.numel())
 

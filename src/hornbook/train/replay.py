@@ -13,8 +13,10 @@ gradients stay where they are from step to step. Its activations keep their memo
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from hornbook.train.config import PretrainConfig
 from hornbook.train.machine import Machine
 from hornbook.train.objective import Forward
 from hornbook.train.precision import Precision
+from hornbook.train.probe_memory import memory_limit, state_allocated
 from hornbook.train.step import forward_backward, free_memory, pieces
 from hornbook.train.trial import Trial, first_line
 
@@ -32,8 +35,8 @@ GAIN = 1.03
 """Below this a graph is not worth the memory that it keeps to itself."""
 
 MEMORY_SHARE = 0.85
-"""What PyTorch may hold with a graph, of what it may take: evaluating and the optimizer's step need
-memory besides."""
+"""What PyTorch may hold with a graph and the optimizer's state, of what it may take: evaluating and
+the optimizer's step need memory besides."""
 
 ROUNDS = 3
 """Passes in a row that are timed."""
@@ -63,10 +66,12 @@ class Replay:
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             once()
+            with _waiting_refused():  # a capture would break off there
+                once()
         torch.cuda.current_stream().wait_stream(beside)
         self._gradients = [(p, p.grad) for p in model.parameters() if p.grad is not None]
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with _capturing(self._graph):
             self._loss, self._metrics = once()
 
     def takes(self, part: Batch) -> bool:
@@ -91,7 +96,11 @@ class Replay:
 
 
 def choose_replay(
-    config: PretrainConfig, machine: Machine, trial: Trial, forward: Forward
+    config: PretrainConfig,
+    machine: Machine,
+    trial: Trial,
+    optimizer: torch.optim.Optimizer,
+    forward: Forward,
 ) -> Replay | None:
     """A graph of the run's micro-batch, where it is asked for, or is faster.
 
@@ -99,29 +108,32 @@ def choose_replay(
         config: `pretrain.cuda_graph`.
         machine: its choices made, the micro-batch too; `cuda_graph` and the reason are set here.
         trial: model and rows.
+        optimizer: of the model, fresh; afterwards too.
         forward: as it is used in training.
 
     Raises:
         HornbookError: a graph was asked for, and cannot be.
     """
-    problem = _unsuitable(machine, trial)
-    decided = "cuda_graph" in machine.reasons  # by an earlier start
-    if config.cuda_graph == "off" or (problem and config.cuda_graph == "auto"):
-        return None
-    if decided and config.cuda_graph == "auto" and not machine.cuda_graph:
+    auto, decided = config.cuda_graph == "auto", "cuda_graph" in machine.reasons
+    reason = _unsuitable(machine, trial)
+    if config.cuda_graph == "off" or (auto and (reason or (decided and not machine.cuda_graph))):
         return None
     replay = None
-    if problem is None:
-        replay, problem = _captured(machine, trial, forward, judge=not decided)
-    trial.model.zero_grad(set_to_none=True)
-    if replay is None and config.cuda_graph == "on":
+    if reason is None:
+        judge = auto and not decided  # by an earlier start
+        with state_allocated(trial, optimizer) if judge else contextlib.nullcontext():
+            replay, reason = _captured(machine, trial, forward, judge=judge)
+        trial.model.zero_grad(set_to_none=True)
+        free_memory(trial.device)
+    if replay is None and not auto:
         raise HornbookError(
-            f"no CUDA graph can be used here: {problem}",
+            f"no CUDA graph can be used here: {reason}",
             where="pretrain.cuda_graph",
             hint="Set it to auto",
         )
     machine.cuda_graph = replay is not None
-    machine.reasons.setdefault("cuda_graph", problem or "faster")
+    if auto and reason:
+        machine.reasons["cuda_graph"] = reason
     return replay
 
 
@@ -142,38 +154,64 @@ def _unsuitable(machine: Machine, trial: Trial) -> str | None:
 def _captured(
     machine: Machine, trial: Trial, forward: Forward, *, judge: bool
 ) -> tuple[Replay | None, str | None]:
-    """A graph, or why there is none: it cannot be captured, or (`judge`) gains too little."""
+    """A graph, or None where it cannot be captured or (`judge`) gains too little; and why."""
     precision = Precision(machine.precision, trial.device)
-    part = pieces(trial.batch, machine.micro_batches[-1][1])[0]
-    free_memory(trial.device)
+    parts = pieces(trial.batch, machine.micro_batches[-1][1])
+    weight = max(1.0, trial.objective.weight(parts[0]))
+
+    def launch(part: Batch) -> None:
+        forward_backward(forward, part, precision, lambda loss: loss / weight)
+
     try:
-        replay = Replay(trial.model, forward, part, precision)
-    except RuntimeError as error:
-        problem: str | None = f"capturing failed: {first_line(error)}"
-    else:
-        problem = _too_much_memory(trial.device)
-        if problem is None and judge:
-            weight = max(1.0, trial.objective.weight(part))
-            launched = _seconds(
-                lambda: forward_backward(forward, part, precision, lambda loss: loss / weight)
-            )
-            gain = launched / _seconds(lambda: replay(part, weight))
-            reason = f"{gain:.2f}x as fast as launching"
-            machine.reasons["cuda_graph"] = reason
-            problem = None if gain >= GAIN else reason
-        if problem is None:
+        # Timed before there is a graph: with its memory gone, another pass may not fit.
+        launched = _seconds(lambda: launch(parts[0])) if judge else 0.0
+        trial.model.zero_grad(set_to_none=True)
+        free_memory(trial.device)
+        replay = Replay(trial.model, forward, parts[0], precision)
+        if not judge:
             return replay, None
-        del replay
-    trial.model.zero_grad(set_to_none=True)
-    free_memory(trial.device)
-    return None, problem
+        gain = launched / _seconds(lambda: replay(parts[0], weight))
+        if not replay.takes(parts[-1]):
+            launch(parts[-1])  # in memory besides the graph's
+    except RuntimeError as error:
+        return None, f"capturing failed: {first_line(error)}"
+    if torch.cuda.memory_reserved(trial.device) > memory_limit(trial.device, MEMORY_SHARE):
+        return None, "takes too much memory"
+    return (replay if gain >= GAIN else None), f"{gain:.2f}x as fast as launching"
 
 
-def _too_much_memory(device: torch.device) -> str | None:
-    free_memory(device)
-    held = torch.cuda.memory_reserved(device)
-    limit = torch.cuda.get_per_process_memory_fraction() * torch.cuda.mem_get_info(device)[1]
-    return "takes too much memory" if held > MEMORY_SHARE * limit else None
+@contextlib.contextmanager
+def _waiting_refused() -> Iterator[None]:
+    """An operation that waits for the device is an error in here, before it does anything."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that not every one is noticed
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+
+
+@contextlib.contextmanager
+def _capturing(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+    """As `torch.cuda.graph`, but where CUDA refuses what was captured, PyTorch can go on.
+
+    `CUDAGraph.capture_end` stops half-way then: the stream stays the graph's, the allocator keeps
+    back all memory that streams share, and in 2.11 the generator refuses to draw.
+    """
+    stream, device = torch.cuda.current_stream(), torch.cuda.current_device()
+    pool = torch.cuda.graph_pool_handle()
+    try:
+        with torch.cuda.graph(graph, pool):
+            yield
+    except torch.AcceleratorError:
+        torch.cuda.set_stream(stream)
+        fresh = torch.Generator(torch.device("cuda", device))
+        torch.cuda.default_generators[device].graphsafe_set_state(fresh)
+        with contextlib.suppress(RuntimeError):  # got so far
+            torch._C._cuda_endAllocateToPool(device, pool)
+        raise
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -17,7 +17,7 @@ from hornbook.model.decoder import Decoder
 from hornbook.optim.sharding import copy_rows
 from hornbook.tokens.batch import Batch
 from hornbook.train import horizon
-from hornbook.train.compiling import loading_compiler, start
+from hornbook.train.compiling import start, start_workers
 from hornbook.train.config import PretrainConfig
 from hornbook.train.machine import FILE, Machine
 from hornbook.train.objective import Forward
@@ -52,14 +52,15 @@ def place(model: Decoder, config: PretrainConfig, sharing: Sharing, device: torc
     """
     prepare_weights(model, config, device)
     sharing.prepare(model)
-    with loading_compiler(config.compile != "off" and device.type == "cuda"):
-        if model.embedding.weight.is_meta:
-            # As `to_empty` does it, which would also empty buffers that have their numbers.
-            model._apply(  # type: ignore[no-untyped-call]
-                lambda t: torch.empty_like(t, device=device) if t.is_meta else t
-            )
-            model.initialise(torch.Generator().manual_seed(config.seed), put=copy_rows)
-        model.to(device).train()
+    if config.compile != "off" and device.type == "cuda":
+        start_workers()
+    if model.embedding.weight.is_meta:
+        # As `to_empty` does it, which would also empty buffers that have their numbers.
+        model._apply(  # type: ignore[no-untyped-call]
+            lambda t: torch.empty_like(t, device=device) if t.is_meta else t
+        )
+        model.initialise(torch.Generator().manual_seed(config.seed), put=copy_rows)
+    model.to(device).train()
 
 
 def choose_machine(

@@ -298,9 +298,9 @@ class Stepper:
             # Only here, after the error and its stack frames are gone, is the memory free.
             self._replay = None
             self._optimizer.zero_grad(set_to_none=True)
-            free_memory(self.precision.device)
             micro_batch = micro_batch // 2
-            smaller(step, micro_batch)
+            smaller(step, micro_batch)  # lets go of the graph, too
+            free_memory(self.precision.device)
 
     def _update(self) -> None:
         try:

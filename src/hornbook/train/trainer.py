@@ -187,8 +187,8 @@ class Trainer:
         place(self._model, self._config, self._sharing, device)
         self._optimizer = build_optimizer(self._model, self._optimizer_config, device)
         forward = self._choose_machine(device, stored)
-        self._stepper = self._make_stepper(forward)
         self._total_steps = self._choose_length(forward)
+        self._stepper = self._make_stepper(forward)  # calibrating may have cost its graph
         self._stepper.precision.load_state(self._state.scaler)
         peak = self._machine.peak_flops()
         flops = flops_per_token(self._model.config, self._source.sequence_length)
@@ -203,7 +203,7 @@ class Trainer:
         self._machine, forward, difference = choose_machine(
             self._config, trial, self._optimizer, self._folder, stored
         )
-        self._replay = choose_replay(self._config, self._machine, trial, forward)
+        self._replay = choose_replay(self._config, self._machine, trial, self._optimizer, forward)
         self._write_machine()
         say(self._machine.describe(len(batch)))
         if difference:
