@@ -29,6 +29,7 @@ class Gpu:
 
     Attributes:
         seconds: of a launched pass, and of a replayed one.
+        host_share: of a launched pass's time, until the host is done with it.
         fails: what capturing raises.
         held: share of the memory that is allocated with the graph.
         done: what was tried.
@@ -36,6 +37,7 @@ class Gpu:
 
     def __init__(self) -> None:
         self.seconds = {"launched": 2.0, "replayed": 1.0}
+        self.host_share = 1.0
         self.fails: Exception | None = None
         self.held = 0.5
         self.done: list[str] = []
@@ -82,6 +84,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     gpu = Gpu()
     monkeypatch.setattr(module, "Replay", gpu.capture)
     monkeypatch.setattr(module, "_seconds", gpu.time)
+    monkeypatch.setattr(module, "_host_share", lambda run: gpu.host_share)
     monkeypatch.setattr(module, "memory_limit", lambda device, share: share)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: gpu.held)
     launch = module.forward_backward
@@ -98,6 +101,13 @@ def test_launching_is_timed_while_the_memory_is_free(gpu: Gpu) -> None:
     assert gpu.choose() is gpu
     assert gpu.done == ["launched", "captured beside the optimizer's state", "replayed"]
     assert gpu.machine.reasons["cuda_graph"] == "2.00x as fast as launching"
+
+
+def test_no_graph_where_the_host_is_not_the_slower_part(gpu: Gpu) -> None:
+    gpu.host_share = 0.5
+    assert gpu.choose() is None
+    assert gpu.done == ["launched"]
+    assert gpu.machine.reasons["cuda_graph"] == "launching is not what takes the time"
 
 
 def test_the_rest_of_a_step_must_fit_beside_the_graph(gpu: Gpu) -> None:

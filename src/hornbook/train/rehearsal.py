@@ -90,7 +90,6 @@ def rehearse(
         trial = Trial(decoder, NextToken(), batch, device)
         machine = probe(config, trial, optimizer)
         forward = start(machine, trial, config.compile)
-        replay = choose_replay(config, machine, trial, optimizer, forward)
         stepper = Stepper(
             decoder,
             forward,
@@ -98,7 +97,7 @@ def rehearse(
             Precision(machine.precision, device),
             gradient_clip=optimizer_config.gradient_clip,
             seed=config.seed,
-            replay=replay,
+            replay=choose_replay(config, machine, trial, optimizer, forward),
         )
         weight = float(batch.targets.numel())
 

@@ -38,6 +38,10 @@ MEMORY_SHARE = 0.85
 """What PyTorch may hold with a graph and the optimizer's state, of what it may take: evaluating and
 the optimizer's step need memory besides."""
 
+HOST_SHARE = 0.7
+"""Of a pass's time: a host that has launched it sooner does not hold the device up, and capturing,
+a second or so, is not tried."""
+
 ROUNDS = 3
 """Passes in a row that are timed."""
 
@@ -165,6 +169,8 @@ def _captured(
     try:
         # Timed before there is a graph: with its memory gone, another pass may not fit.
         launched = _seconds(lambda: launch(parts[0])) if judge else 0.0
+        if judge and _host_share(lambda: launch(parts[0])) < HOST_SHARE:
+            return None, "launching is not what takes the time"
         trial.model.zero_grad(set_to_none=True)
         free_memory(trial.device)
         replay = Replay(trial.model, forward, parts[0], precision)
@@ -209,9 +215,20 @@ def _capturing(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
         torch.cuda.set_stream(stream)
         fresh = torch.Generator(torch.device("cuda", device))
         torch.cuda.default_generators[device].graphsafe_set_state(fresh)
-        with contextlib.suppress(RuntimeError):  # got so far
+        with contextlib.suppress(RuntimeError):  # where it got so far
             torch._C._cuda_endAllocateToPool(device, pool)
+            torch._C._cuda_releasePool(device, pool)
         raise
+
+
+def _host_share(run: Callable[[], object]) -> float:
+    """Time until a pass is launched, over that until it is done."""
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    run()
+    launched = time.perf_counter() - began
+    torch.cuda.synchronize()
+    return launched / (time.perf_counter() - began)
 
 
 def _seconds(run: Callable[[], object]) -> float:
