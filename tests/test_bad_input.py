@@ -167,6 +167,8 @@ def test_a_checkpoint_of_another_architecture(
         (["--pretrain.attention", "cudnn", *ON_CPU], "pretrain.attention: cudnn is a kernel"),
         (["--pretrain.cross_entropy", "fused", *ON_CPU], "pretrain.cross_entropy: fused needs"),
         (["--pretrain.activation_checkpointing", "budget", *ON_CPU], "by the compiler"),
+        # Gone on from the checkpoint, and refused when the machine is looked at.
+        (["--pretrain.steps", "4", "--pretrain.cuda_graph", "on", *ON_CPU], "an NVIDIA GPU"),
     ],
 )
 def test_a_refused_setting_leaves_the_trained_model_and_its_recipe(

@@ -135,11 +135,10 @@ class Trainer:
             self._log = stack.enter_context(
                 open_log(self._folder, self._state, config.tensorboard, world.is_main)
             )
-            if checkpoint:
-                self._event("resumed", f"goes on from step {self._state.step}")
             self._set_up(stored)
             if checkpoint:
                 self._store.load(checkpoint, self._model, self._optimizer)
+                self._event("resumed", f"goes on from step {self._state.step}")
             stack.enter_context(collection_paused())
             try:
                 reason = self._train(interrupt)
