@@ -28,9 +28,15 @@ def validation(entry: dict[str, Any]) -> Curve:
     return [(p["seconds"], p["loss"]) for p in entry["points"] if "loss" in p]
 
 
+def contest(name: str) -> str:
+    """What a contestant is compared in: a peer, or a recipe and length of ours."""
+    words = name.split(":")
+    return ":".join([*words[:2], *words[3:]]) if words[0] == "hornbook" else words[0]
+
+
 def best(curves: dict[str, Curve], kind: str) -> str:
     """The contestant of a kind that ends lowest."""
-    return min((name for name in curves if name.startswith(kind)), key=lambda n: curves[n][-1][1])
+    return min((n for n in curves if contest(n) == kind), key=lambda n: curves[n][-1][1])
 
 
 def picture(curves: dict[str, Curve]) -> str:
@@ -56,8 +62,8 @@ def picture(curves: dict[str, Curve]) -> str:
         x, y = place(at, low)
         parts.append(f'<text x="{x}" y="{y + 18}" text-anchor="middle">{at}</text>')
     parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}">seconds of training</text>')
-    parts.append(f'<text x="{LEFT + 6}" y="{TOP + 12}">validation loss, nats a token</text>')
-    foremost = {best(curves, kind) for kind in COLOURS if any(n.startswith(kind) for n in curves)}
+    parts.append(f'<text x="{LEFT}" y="{TOP - 6}">validation loss, nats a token</text>')
+    foremost = sorted({best(curves, contest(name)) for name in curves})
     for name, curve in curves.items():
         points = [place(at, loss) for at, loss in curve if loss <= high]
         path = "M" + "L".join(f"{x} {y}" for x, y in points)
@@ -69,9 +75,13 @@ def picture(curves: dict[str, Curve]) -> str:
         )
         if name in foremost:
             x, y = points[-1]
-            x, y, anchor = (x + 6, y + 4, "start") if x < WIDTH / 2 else (x, y - 8, "end")
-            parts.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{colour}">'
-                         f"{name} {curve[-1][1]:.3f}</text>")  # fmt: skip
+            line = TOP + 22 + 18 * foremost.index(name)
+            parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>')
+            said = f"{name}: {curve[-1][1]:.3f} after {curve[-1][0]:.0f} s"
+            parts.append(
+                f'<text x="{WIDTH - RIGHT}" y="{line}" text-anchor="end" fill="{colour}">'
+                f"{said}</text>"
+            )
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -81,19 +91,18 @@ def table(peers: dict[str, Curve], ours: dict[str, Curve]) -> list[dict[str, str
     for kind in ("nanogpt", "nanochat"):
         name = best(peers, kind)
         rows.append({"who": name, "runs": "best of "
-                     + str(sum(n.startswith(kind) for n in peers)),
+                     + str(sum(contest(n) == kind for n in peers)),
                      "training": f"{peers[name][-1][0]:.0f} s",
                      "validation loss": f"{peers[name][-1][1]:.3f}"})  # fmt: skip
     seeds: dict[str, list[Curve]] = {}
     for name, curve in ours.items():
-        words = name.split(":")
-        seeds.setdefault(":".join([*words[:2], *words[3:]]), []).append(curve)
+        seeds.setdefault(contest(name), []).append(curve)
     for name, runs in seeds.items():
         losses = [run[-1][1] for run in runs]
-        rows.append({"who": name, "runs": f"{len(runs)} seeds",
+        rows.append({"who": name, "runs": "one" if len(runs) == 1 else f"{len(runs)} seeds",
                      "training": f"{statistics.fmean(run[-1][0] for run in runs):.0f} s",
                      "validation loss": f"{statistics.fmean(losses):.3f}"
-                     f" ({min(losses):.3f} to {max(losses):.3f})"})  # fmt: skip
+                     + f" ({min(losses):.3f} to {max(losses):.3f})" * (len(runs) > 1)})  # fmt: skip
     return rows
 
 
