@@ -7,21 +7,9 @@ Each is a real run of hornbook's own parts at T 1024 and 524,288 tokens (512 row
 tokens, with PyTorch's allocator held to the cap (10^9 bytes; the CUDA context of about 0.5 GB comes
 on top), beside a run of the same model without a cap, by turns in one session.
 
-What to expect, on paper, in GB. A row has 1,024 tokens. In numbers of the width w a token, a GPT-2
-block compiled keeps its input, query, key and value, attention, projection, and 4 for the MLP: 10,
-of 2 bytes with a bf16 residual stream; Phi's parallel block 9. `selective` leaves out the 4 of the
-MLP, `full` keeps the input alone. Whole logits are bf16, and so are their gradients; in chunks they
-are 0.5, with a float32 gradient of the head beside them.
-
-| model | weights + gradients + state | = | a row | logits | what should fit |
-|---|---|---|---|---|---|
-| 124M, float32, AdamW | 0.50 + 0.50 + 1.00, bf16 copy 0.25 | 2.2 | 0.19 | 0.20 | 6: 8 rows (5.3) |
-| 712M, bf16, 8-bit AdamW | 1.42 + 1.42 + 1.44 | 4.3 | 0.85 | 0.21 | 12: 4 rows (8.5), |
-| | | | 0.51 selective | | 8 selective (10.0) |
-| Phi-2, bf16, 8-bit AdamW | 5.56 + 5.56 + 5.65 | 16.8 | 1.51 | 0.21 | 24: 4 rows (23.7, tight), |
-| | | | 0.84 selective | | 4 selective (21.0), |
-| | | | 0.17 full | | 16 full, in chunks (21.7) |
-| the same, state on the CPU | 5.56 + 5.56 | 11.1 | 0.17 full | | 16: 8 full, in chunks (14.1) |
+What fits is what `hornbook plan` predicts (docs/plan.md): with bf16 activations a row of 1,024
+tokens takes 0.31 GB at 124M, 1.4 at 712M and 2.9 at 2.78B, a third of that with `selective`, and a
+twentieth with `full`; beside it lie weights, gradients, optimizer state and the logits.
 
 Settings given with --capped (several: the fastest counts) change those of the first line.
 Writes benchmarks/results/memory_MODEL.json.
