@@ -86,7 +86,8 @@ def test_what_cannot_be_captured_is_launched(objective: type[NextToken], tmp_pat
     """With dropout, as a capture that broke off may leave a generator that draws no more."""
     dropout = {**SMALL, "residual_dropout": 0.1}
     settings = {"device": "cuda", "precision": "bf16", "compile": "off", "steps": 10}
-    fit(tmp_path / "auto", settings, model=dropout, objective=objective())
+    auto = {**settings, "cuda_graph": "auto"}
+    fit(tmp_path / "auto", auto, model=dropout, objective=objective())
     machine = Machine.read(tmp_path / "auto")
     assert machine is not None and not machine.cuda_graph
     assert "capturing failed" in machine.reasons["cuda_graph"]

@@ -58,7 +58,8 @@ def test_gelu_goes_into_the_products_where_training_would_put_it() -> None:
 
 def test_small_micro_batches_are_replayed() -> None:
     def graph(rows: int, **wishes: object) -> bool:
-        wanted = dataclasses.replace(HALF_MILLION, micro_batch=rows, **wishes)  # type: ignore[arg-type]
+        asked = {"cuda_graph": "auto", "micro_batch": rows, **wishes}
+        wanted = dataclasses.replace(HALF_MILLION, **asked)  # type: ignore[arg-type]
         choice = choose(GPT2, wanted, find_device("h200"))
         assert choice is not None
         return choice.setup.cuda_graph
