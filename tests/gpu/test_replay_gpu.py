@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
-from tiny_run import CountingRows, events, fit, losses
+from tiny_run import LENGTH, CountingRows, events, fit, losses
 
 from hornbook.errors import HornbookError
 from hornbook.tokens.batch import Batch
@@ -24,23 +24,39 @@ SMALL = {"context": 64, "width": 64, "head_dim": 32, "mlp_width": 128}
 NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
 
 
-def run(folder: Path, model: dict[str, Any] | None = None, **settings: Any) -> Machine:
-    given = {"device": "cuda", "precision": "bf16", "compile": "off", "steps": 30, **settings}
-    fit(folder, given, model={**SMALL, **(model or {})})
+USUAL = {"device": "cuda", "precision": "bf16", "compile": "off", "attention": "efficient"}
+"""Not the fastest attention, which differs from run to run."""
+
+
+def run(
+    folder: Path,
+    model: dict[str, Any] | None = None,
+    optimizer: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Machine:
+    given = {**USUAL, "steps": 30, **settings}
+    fit(folder, given, model={**SMALL, **(model or {})}, optimizer=optimizer)
     machine = Machine.read(folder)
     assert machine is not None
     return machine
 
 
 @pytest.mark.parametrize("compile", ["off", "on", "regional"])
-@pytest.mark.parametrize("micro_batch", [8, 3])
-def test_the_losses_are_the_same_bits(compile: str, micro_batch: int, tmp_path: Path) -> None:
-    """With 3 rows of 8 the last micro-batch has another shape, and is launched."""
-    settings = {"compile": compile, "micro_batch": micro_batch}
+@pytest.mark.parametrize("micro_batch", [7, 4])
+def test_the_losses_are_the_same(compile: str, micro_batch: int, tmp_path: Path) -> None:
+    """The same bits, but for what compiled code adds up in whatever order it comes (gradients of
+    embeddings). With 4 rows of 7 the last micro-batch has another shape, and is launched."""
+    settings = {"compile": compile, "micro_batch": micro_batch, "global_batch_tokens": 7 * LENGTH}
     launched = run(tmp_path / "off", NO_DROPOUT, cuda_graph="off", **settings)
     replayed = run(tmp_path / "on", NO_DROPOUT, cuda_graph="on", **settings)
     assert (launched.cuda_graph, replayed.cuda_graph) == (False, True)
-    assert losses(tmp_path / "off") == losses(tmp_path / "on")
+    if compile == "off":
+        assert losses(tmp_path / "off") == losses(tmp_path / "on")
+    else:
+        run(tmp_path / "again", NO_DROPOUT, cuda_graph="off", **settings)
+        same = torch.tensor([losses(tmp_path / name) for name in ("off", "again", "on")])
+        noise, apart = (same[1] - same[0]).abs().max(), (same[2] - same[0]).abs().max()
+        assert apart <= max(1e-3, 3 * float(noise)), (apart, noise)
 
 
 def test_dropout_is_drawn_anew_each_time(tmp_path: Path) -> None:
@@ -58,9 +74,10 @@ class Same(CountingRows):
 
 
 def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
-    run(tmp_path / "whole", cuda_graph="on")
-    run(tmp_path / "parts", cuda_graph="on", steps=20)
-    run(tmp_path / "parts", cuda_graph="on", steps=30)
+    constant = {"schedule": "constant"}  # other schedules depend on the number of steps
+    run(tmp_path / "whole", optimizer=constant, cuda_graph="on")
+    run(tmp_path / "parts", optimizer=constant, cuda_graph="on", steps=20)
+    run(tmp_path / "parts", optimizer=constant, cuda_graph="on", steps=30)
     assert losses(tmp_path / "whole")[:20] == losses(tmp_path / "parts")[:20]
     assert losses(tmp_path / "parts")[-1][0] == 30
 
@@ -85,7 +102,7 @@ class WaitingUnnoticed(NextToken):
 def test_what_cannot_be_captured_is_launched(objective: type[NextToken], tmp_path: Path) -> None:
     """With dropout, as a capture that broke off may leave a generator that draws no more."""
     dropout = {**SMALL, "residual_dropout": 0.1}
-    settings = {"device": "cuda", "precision": "bf16", "compile": "off", "steps": 10}
+    settings = {**USUAL, "steps": 10}
     auto = {**settings, "cuda_graph": "auto"}
     fit(tmp_path / "auto", auto, model=dropout, objective=objective())
     machine = Machine.read(tmp_path / "auto")
@@ -103,24 +120,26 @@ def test_what_cannot_be_captured_is_launched(objective: type[NextToken], tmp_pat
 
 def test_memory_running_out_ends_replaying(tmp_path: Path) -> None:
     """Made to run out in the middle: the step is done again in halves, launched."""
-    launched = run(tmp_path / "off", NO_DROPOUT, cuda_graph="off", micro_batch=4)
-    objective = Full()
-    fit(tmp_path / "on", {"device": "cuda", "precision": "bf16", "compile": "off", "steps": 30,
-        "cuda_graph": "on", "micro_batch": 3}, model={**SMALL, **NO_DROPOUT},
-        objective=objective)  # fmt: skip
-    assert launched.micro_batches == [[1, 4]]
+    rows = {"micro_batch": 4, "global_batch_tokens": 7 * LENGTH}
+    run(tmp_path / "off", NO_DROPOUT, cuda_graph="off", **rows)
+    settings = {**USUAL, **rows, "steps": 30, "cuda_graph": "on"}
+    fit(tmp_path / "on", settings, model={**SMALL, **NO_DROPOUT}, objective=Full())
     assert events(tmp_path / "on", "micro_batch")
-    assert losses(tmp_path / "on")[-1][1] < 3.0
+    apart = [
+        abs(a - b)
+        for (_, a), (_, b) in zip(losses(tmp_path / "off"), losses(tmp_path / "on"), strict=True)
+    ]
+    assert max(apart) < 0.01, "sums of bf16 gradients in another order"
 
 
 class Full(NextToken):
-    """Out of memory the fifth time that two rows, the rest of a step, are launched."""
+    """Out of memory the fifth time that three rows, the rest of a step, are launched."""
 
     def __init__(self) -> None:
         self.passes = 0
 
     def __call__(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        if model.training and len(batch) == 2:
+        if model.training and len(batch) == 3:
             self.passes += 1
             if self.passes == 5:
                 raise torch.OutOfMemoryError("out of memory, as made for a test")

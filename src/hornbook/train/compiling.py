@@ -24,6 +24,10 @@ from hornbook.train.precision import Precision
 from hornbook.train.step import free_memory
 from hornbook.train.trial import Trial, first_line
 
+KEPT = ("torch.nn.attention._sdpa_kernel", "torch.nn.attention._backend_from_string")
+"""What `attention.kernel_choice` becomes in a graph: depends on its arguments alone, which are part
+of the graph. PyTorch keeps no graph with functions that it has not been told so of."""
+
 
 def start_workers() -> None:
     """Start the processes that kernels are compiled in. They take some seconds to get ready, and
@@ -35,15 +39,19 @@ def start_workers() -> None:
 
 @contextlib.contextmanager
 def graphs_kept() -> Iterator[None]:
-    """PyTorch keeps also graphs with autograd functions on disk, and finds only this code's.
+    """PyTorch keeps also graphs with autograd functions and a choice of attention kernel on disk,
+    and finds only this code's.
 
     A second start of 12 layers with `gelu_matmul`, on a CPU, got its graphs (kernels not counted)
     after 2.2 s instead of 8.7. A graph is known by what Dynamo traced, which has the gradients of
     autograd functions, but not those of custom operations: with another formula, the graph of the
     old one would be found.
     """
+    from torch._inductor import config as inductor_config
+
     with (
         autograd_config.patch(autograd_cache_allow_custom_autograd_functions=True),
+        inductor_config.patch(unsafe_marked_cacheable_functions=dict.fromkeys(KEPT, _code())),
         torch.compiler.config.patch(cache_key_tag=_code()),  # type: ignore[attr-defined]
     ):
         yield
