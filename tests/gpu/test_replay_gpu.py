@@ -53,10 +53,9 @@ def test_the_losses_are_the_same(compile: str, micro_batch: int, tmp_path: Path)
     if compile == "off":
         assert losses(tmp_path / "off") == losses(tmp_path / "on")
     else:
-        run(tmp_path / "again", NO_DROPOUT, cuda_graph="off", **settings)
-        same = torch.tensor([losses(tmp_path / name) for name in ("off", "again", "on")])
-        noise, apart = (same[1] - same[0]).abs().max(), (same[2] - same[0]).abs().max()
-        assert apart <= max(1e-3, 3 * float(noise)), (apart, noise)
+        # Steps so large make of a last bit 3e-3 in thirty.
+        off, on = (torch.tensor(losses(tmp_path / name))[:, 1] for name in ("off", "on"))
+        assert torch.allclose(on[:3], off[:3], rtol=1e-6) and (on - off).abs().max() < 0.01
 
 
 def test_dropout_is_drawn_anew_each_time(tmp_path: Path) -> None:
@@ -74,7 +73,8 @@ class Same(CountingRows):
 
 
 def test_a_run_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
-    constant = {"schedule": "constant"}  # other schedules depend on the number of steps
+    # Other schedules, and warming up, depend on the number of steps.
+    constant = {"schedule": "constant", "warmup_steps": 0}
     run(tmp_path / "whole", optimizer=constant, cuda_graph="on")
     run(tmp_path / "parts", optimizer=constant, cuda_graph="on", steps=20)
     run(tmp_path / "parts", optimizer=constant, cuda_graph="on", steps=30)

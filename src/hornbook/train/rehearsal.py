@@ -90,6 +90,7 @@ def rehearse(
         trial = Trial(decoder, NextToken(), batch, device)
         machine = probe(config, trial, optimizer)
         forward = start(machine, trial, config.compile)
+        replay = choose_replay(config, machine, trial, optimizer, forward)
         stepper = Stepper(
             decoder,
             forward,
@@ -97,7 +98,7 @@ def rehearse(
             Precision(machine.precision, device),
             gradient_clip=optimizer_config.gradient_clip,
             seed=config.seed,
-            replay=choose_replay(config, machine, trial, optimizer, forward),
+            replay=replay,
         )
         weight = float(batch.targets.numel())
 
@@ -120,4 +121,6 @@ def rehearse(
         several(WARM_UP + 1, steps)
         seconds = (time.perf_counter() - began) / steps
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    if replay is not None:
+        peak += replay.bytes
     return Rehearsal(machine, rows, seconds, peak)

@@ -54,6 +54,9 @@ class Replay:
         forward: the objective bound to it.
         example: a micro-batch; all others have its shape.
         precision: bf16 or fp32. (The loss scale of fp16 is another tensor after each step.)
+
+    Attributes:
+        bytes: of memory that the graph keeps to itself; allocated while it is captured only.
     """
 
     def __init__(self, model: nn.Module, forward: Forward, example: Batch, precision: Precision):
@@ -75,8 +78,11 @@ class Replay:
         torch.cuda.current_stream().wait_stream(beside)
         self._gradients = [(p, p.grad) for p in model.parameters() if p.grad is not None]
         self._graph = torch.cuda.CUDAGraph()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
         with _capturing(self._graph):
             self._loss, self._metrics = once()
+        self.bytes = torch.cuda.memory_reserved() - before
 
     def takes(self, part: Batch) -> bool:
         """Whether this micro-batch has the shape that was captured."""
