@@ -17,6 +17,7 @@ Writes benchmarks/results/learning_rate_sweep_KIND.json. On one H200 about 2 min
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Sweep:
 
     def loss(self, width: int, optimizer_config: OptimizerConfig) -> float:
         """Held-out nats a token after training; infinite where training diverged."""
-        config = shape(LAYERS, width, self.vocabulary)
+        config = replace(shape(LAYERS, width, self.vocabulary), context=self.length)
         model = Decoder(config, torch.Generator().manual_seed(1)).to(self.device).train()
         optimizer = build_optimizer(model, optimizer_config, self.device)
         forward = bind(NextToken(), model)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch._functorch.config as autograd_config
+from torch.nn import functional
 
 from hornbook import model
 from hornbook.errors import HornbookError
@@ -81,6 +82,7 @@ def start(machine: Machine, trial: Trial, wanted: str) -> Forward:
     if machine.compile == "off":
         return forward
     began = time.perf_counter()
+    _order_kernels(trial.device)
     try:
         with graphs_kept():
             if hasattr(trial.model, "unshard"):  # that it fits is for the whole model to say
@@ -105,6 +107,14 @@ def start(machine: Machine, trial: Trial, wanted: str) -> Forward:
         return bind(trial.objective, trial.model)
     machine.reasons["compile"] = f"took {time.perf_counter() - began:.0f} s"
     return forward
+
+
+def _order_kernels(device: torch.device) -> None:
+    """Have PyTorch put attention kernels into the order that it prefers for a GPU, which it does in
+    the first call. A graph holds the order that there was: before and after, it is another one."""
+    if device.type == "cuda":
+        x = torch.zeros(1, 1, 8, 64, dtype=torch.float16, device=device)
+        functional.scaled_dot_product_attention(x, x, x)
 
 
 def _try_compiled(forward: Forward, machine: Machine, trial: Trial) -> None:
