@@ -79,6 +79,25 @@ def show(name: str, start: dict[str, Any]) -> None:
     print(f"{start['compiler']['counters']}", flush=True)
 
 
+def table(starts: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """What docs/performance.md shows."""
+
+    def took(start: dict[str, Any], *names: str) -> str:
+        calls = [call for call in start["calls"] if call["what"] in names]
+        return f"{sum(call.get('seconds', 0.0) for call in calls):.1f}"
+
+    return [
+        {
+            "start": name,
+            "seconds to the first step": f"{start['seconds']:.1f}",
+            "imports": took(start, "import torch", "import hornbook"),
+            "trying kernels and memory": took(start, "start.probe"),
+            "compiling": took(start, "start.start"),
+        }
+        for name, start in starts.items()
+    ]
+
+
 def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--rows", type=int, default=64)
@@ -112,6 +131,7 @@ def main() -> None:
         "what": "seconds from process start to the end of the first training step, GPT-2 124M",
         "chosen": chosen,
         "starts": starts,
+        "table": table(starts),
     }
     write_result(options.out, "startup_profiled" if options.profile else "startup", result)
 

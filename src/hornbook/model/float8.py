@@ -6,7 +6,8 @@ were, whose blocks compute their products in e4m3, each tensor scaled by its lar
 projection where heads are padded (`attention.padded_head_dim`).
 
 It is off by default. Measured on an H200 (2026-11-22): at 124M parameters it lost 5 % of the
-tokens a second with one scale a tensor, 25 % with one a row.
+tokens a second with one scale a tensor, 25 % with one a row; at 712M it gained 1 %, and 26 % of
+the memory.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Wishes:
     residual: str = "auto"
     mlp: str = "auto"
     float8: bool = False
-    cuda_graph: str = "off"
+    cuda_graph: str = "auto"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     gpus: int = 1
     sharding: str = "auto"

@@ -90,10 +90,9 @@ class PretrainConfig:
     """Many GPUs: `ddp` keeps all on each, `fsdp` shares out weights, gradients and optimizer state,
     `hsdp` does so within a host. `auto`: ddp where it fits."""
 
-    cuda_graph: Literal["auto", "on", "off"] = _horizon("off")
+    cuda_graph: Literal["auto", "on", "off"] = _horizon("auto")
     """Replay a recorded pass instead of launching its kernels one by one, which takes the host
-    longer than a GPU needs for a small model. `auto`: where it is measurably faster. Off by
-    default: it has not run on a GPU yet."""
+    longer than a GPU needs for a small model. `auto`: where it is measurably faster."""
 
     threads: int = _horizon(0)
     """CPU threads; 0: all cores."""
