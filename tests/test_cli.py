@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from hornbook.cli import VERBS, main
+from hornbook.cli import main
 from hornbook.commands import _show_outcome
 from hornbook.recipe import Recipe, load_recipe
 from hornbook.run import RunDirectory
+from hornbook.verbs import VERBS
 
 
 def run_main(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-import yaml
 
 from hornbook.arguments import parse
-from hornbook.cli import VERBS
-from hornbook.recipe import Recipe, build_recipe, check_keys
+from hornbook.cli import find_verb
+from hornbook.recipe import Recipe, build_recipe, check_keys, load_yaml
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 EXCERPT = re.compile(r"From \[`[^`]*`\]\(\.\./\.\./(src/[^)]+)\):\n\n```python\n(.*?)```", re.S)
 
 
@@ -44,8 +45,18 @@ def test_page(page: Path) -> None:
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("hornbook "):
                 words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
-                parse(VERBS[words[0]], words[1:])
+                parse(*find_verb(words))
     for recipe in re.findall(r"```yaml\n(.*?)```", text, re.S):
-        values = yaml.safe_load(recipe)
+        values = load_yaml(recipe)
         check_keys(values, Recipe, str(page))
         build_recipe(values, str(page))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
+def test_commands_of_a_notebook(notebook: Path) -> None:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
+    commands = re.findall(r"^!hornbook (.*)$", code.replace("\\\n", " "), re.M)
+    assert commands
+    for command in commands:
+        parse(*find_verb(shlex.split(re.sub(r"\{\w+\}", "x", command))))

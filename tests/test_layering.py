@@ -16,7 +16,8 @@ ROOMS = [
 ]  # fmt: skip
 FOUNDATIONS = {"errors", "files", "documents", "progress"}
 SEES_EVERY_ROOM = {
-    "__main__", "arguments", "cli", "commands", "planning", "recipe", "run", "stages", "worker",
+    "__main__", "arguments", "cli", "commands", "gathering", "planning", "recipe", "run", "stages",
+    "verbs", "worker",
 }  # fmt: skip
 FILES = sorted(HOUSE.rglob("*.py"))
 

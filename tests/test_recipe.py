@@ -88,3 +88,13 @@ def test_every_setting_is_documented(kind: type) -> None:
 
     documented = {p.arg_name for p in parse_from_object(kind).params if p.description}
     assert {field.name for field in dataclasses.fields(kind)} <= documented
+
+
+def test_on_and_off_are_words(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("prepare:\n  near: {on: true}\n  normalise: false\npretrain: {compile: off}\n")
+    recipe = load_recipe(str(path))
+    assert recipe.prepare.near.on is True and recipe.prepare.normalise is False
+    assert recipe.pretrain.compile == "off"
+    write_recipe(recipe, path)
+    assert load_recipe(str(path)) == recipe

@@ -15,6 +15,7 @@ import pytest
 from hornbook import stages
 from hornbook.errors import HornbookError
 from hornbook.files import read_json
+from hornbook.gather.config import SourceConfig as GatherSource
 from hornbook.recipe import Recipe, build_recipe
 from hornbook.run import RETIRED, RunDirectory
 from hornbook.stages import Result, run_stages, stages_of
@@ -287,12 +288,14 @@ def test_a_stage_alone_refuses_what_is_older_than_its_own_source(
 
 def test_a_mixture_of_token_folders_needs_no_text_of_its_own() -> None:
     recipe = Recipe()
-    assert stages_of(recipe) == NAMES
+    assert stages_of(recipe) == NAMES[1:], "nothing to gather"
     recipe.data.sources = [SourceConfig("elsewhere")]
     assert stages_of(recipe) == ["pretrain", "export"]
     recipe.evaluate.text = "book.txt"
     assert stages_of(recipe) == ["pretrain", "evaluate", "export"]
     recipe.prepare.inputs = ["texts"]
+    assert stages_of(recipe) == NAMES[1:]
+    recipe.gather.sources = [GatherSource("files")]
     assert stages_of(recipe) == NAMES
 
 

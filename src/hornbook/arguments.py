@@ -27,7 +27,7 @@ from hornbook.recipe import (
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from hornbook.cli import Verb
+    from hornbook.verbs import Verb
 
 SHORTHANDS = {"--init": "--pretrain.init", "--gpus": "--pretrain.gpus"}
 """Short spellings of settings that people reach for first."""
@@ -69,6 +69,8 @@ def build_parser(verb: Verb) -> ArgumentParser:
         epilog=DEFAULTS if verb.sections else None,
     )
     verb.arguments(parser)
+    for kind, without in verb.settings.items():
+        parser.add_class_arguments(kind, None, skip=without)
     for section in verb.sections:
         parser.add_class_arguments(SECTIONS[section], section)
     for short, option in SHORTHANDS.items():
@@ -108,14 +110,18 @@ def _spelled(words: Sequence[str], verb: Verb) -> list[str]:
     """The words as jsonargparse wants them.
 
     `--pretrain.stop-at-loss=x` and shorthands become the fields' names; a list takes one plain
-    value after the other (`--prepare.inputs a --prepare.inputs b`) as well as `'[a, b]'`.
+    value after the other (`--prepare.inputs a --prepare.inputs b`) as well as `'[a, b]'`; a switch
+    stands alone (`--allow-private`) or with `true` or `false`.
     """
-    lists = {
-        f"--{section}.{name}"
-        for section in verb.sections
-        for name, kind in typing.get_type_hints(SECTIONS[section]).items()
-        if kind == list[str]
+    kinds = [("", kind) for kind in verb.settings]
+    kinds += [(f"{section}.", SECTIONS[section]) for section in verb.sections]
+    fields = {
+        f"--{prefix}{name}": hint
+        for prefix, kind in kinds
+        for name, hint in typing.get_type_hints(kind).items()
     }
+    lists = {option for option, hint in fields.items() if hint == list[str]}
+    switches = {option for option, hint in fields.items() if hint is bool}
     spelled: list[str] = []
     for number, word in enumerate(words):
         option, equals, value = word.partition("=")
@@ -123,11 +129,14 @@ def _spelled(words: Sequence[str], verb: Verb) -> list[str]:
             spelled.append(word)
             continue
         option = SHORTHANDS.get(option, option)
-        if "." in option:
-            option = "--" + option[2:].replace("-", "_")
+        underscored = "--" + option[2:].replace("-", "_")
+        if "." in option or underscored in fields:
+            option = underscored
         following = value if equals else words[number + 1] if number + 1 < len(words) else "["
         if option in lists and not following.startswith("["):
             option += "+"
+        if option in switches and following.lower() not in ("true", "false", "yes", "no"):
+            equals, value = "=", value or "true"
         spelled.append(option + equals + value)
     return spelled
 

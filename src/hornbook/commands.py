@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hornbook.errors import HornbookError
+from hornbook.files import lock_folder
 from hornbook.progress import say
 from hornbook.recipe import (
     Recipe,
@@ -155,7 +156,82 @@ def prepare(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
     """The prepare stage alone."""
     if arguments.inputs:
         overrides = merge(overrides, {"prepare": {"inputs": arguments.inputs}})
+    if arguments.out:
+        return _prepare_folder(arguments, overrides)
     return stage_verb(verb, arguments, overrides)
+
+
+def gather(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """One source, or a recipe's mix of sources, into a folder of document shards."""
+    from hornbook import gathering
+
+    if verb != "gather":
+        config = gathering.config_of(verb.removeprefix("gather "), arguments)
+    elif arguments.out is None:
+        return stage_verb(verb, arguments, overrides)
+    elif arguments.recipe is None or arguments.run:
+        raise HornbookError(
+            "--out takes a source or a recipe, and no --run",
+            hint="`hornbook gather NAME --out DIR`, or `hornbook gather NAME --run RUN`",
+        )
+    else:
+        config = load_recipe(arguments.recipe, overrides).gather
+    out = Path(arguments.out)
+    gathering.gather(config, out)
+    say(f"gather: written to {out}")
+    return 0
+
+
+def convert(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """Documents of any format to another one."""
+    from hornbook.corpus.convert import convert as convert_documents
+
+    count = convert_documents(
+        arguments.inputs,
+        arguments.to,
+        Path(arguments.out),
+        columns=[name.strip() for name in (arguments.columns or "").split(",") if name.strip()],
+        separator=arguments.separator,
+        text_column=arguments.text_column,
+    )
+    say(f"convert: {count.documents:,} documents written to {arguments.out}")
+    return 0
+
+
+def merge_files(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """Many files of one format into few."""
+    from hornbook.corpus.merge import merge as merge_all
+
+    merged = merge_all(
+        arguments.inputs,
+        Path(arguments.out),
+        megabytes=arguments.megabytes,
+        dedup=arguments.dedup,
+        text_column=arguments.text_column,
+    )
+    say(
+        f"merge: {merged.records - merged.duplicates:,} records in {merged.files:,} files written "
+        f"to {arguments.out}; {merged.duplicates:,} duplicates left out"
+    )
+    return 0
+
+
+def _prepare_folder(arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """The prepare stage into a folder of its own, with no run directory."""
+    from hornbook.corpus.prepare import prepare as prepare_text
+
+    if arguments.run:
+        raise HornbookError("--run and --out are both given", hint="Give one of them")
+    recipe = (
+        load_recipe(arguments.recipe, overrides)
+        if arguments.recipe
+        else build_recipe(overrides, "command line")
+    )
+    out = Path(arguments.out)
+    with lock_folder(out):
+        prepare_text(recipe.prepare, out)
+    say(f"prepare: written to {out}")
+    return 0
 
 
 def stage_verb(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
@@ -184,7 +260,7 @@ def _recipe_and_run(
     """
     if arguments.recipe is None and arguments.run is None:
         raise HornbookError(
-            "which run?", hint="Give --run DIR, or --recipe NAME (`hornbook recipes` lists them)"
+            "which run?", hint="Give --run DIR, or a recipe (`hornbook recipes` lists them)"
         )
     if arguments.recipe is None:
         run_directory = RunDirectory(Path(arguments.run))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,25 @@ def document_id(key: str) -> str:
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+def mend_surrogates(text: str) -> str:
+    """Join surrogate pairs into their character, and replace lone surrogates by U+FFFD."""
+    try:
+        text.encode("utf-8")  # far faster than a search
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def byte_length(text: str) -> int:
+    """Bytes of a text in UTF-8, as a shard holds it."""
+    return len(text) if text.isascii() else len(mend_surrogates(text).encode())
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """The path of one document shard."""
+    return folder / f"documents-{number:05d}.parquet"
+
+
 def shard_paths(folder: Path) -> list[Path]:
     """The document shards of a folder, in order. Raises `HornbookError` when there are none."""
     paths = sorted(folder.glob("documents-*.parquet"))
@@ -83,10 +102,20 @@ def read_documents(folder: Path) -> Iterator[Document]:
     for path in shard_paths(folder):
         with open_shard(path) as shard:
             for batch in shard.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    meta = row.pop("meta")
-                    known = {key: value or "" for key, value in row.items()}
-                    yield Document(**known, meta=json.loads(meta) if meta else {})
+                yield from documents_of(batch)
+
+
+def documents_of(batch: pa.RecordBatch) -> Iterator[Document]:
+    """The documents of rows in `SCHEMA`."""
+    for row in batch.to_pylist():
+        meta = row.pop("meta")
+        known = {key: value or "" for key, value in row.items()}
+        yield Document(**known, meta=json.loads(meta) if meta else {})
+
+
+def record_batch(documents: Iterable[Document]) -> pa.RecordBatch:
+    """Documents as rows in `SCHEMA`."""
+    return pa.RecordBatch.from_pylist([as_row(each) for each in documents], schema=SCHEMA)
 
 
 @contextlib.contextmanager
@@ -121,33 +150,58 @@ def remove_shards(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def document_writer(folder: Path, shard_bytes: int) -> Iterator[DocumentWriter]:
+def document_writer(
+    folder: Path,
+    shard_bytes: int,
+    *,
+    first: int = 0,
+    on_shard: Callable[[int, Path], None] = lambda number, path: None,
+) -> Iterator[DocumentWriter]:
     """Write documents as `documents-00000.parquet`, ..., each of about `shard_bytes` of text.
 
     Each shard appears whole or not at all: an error leaves the shards finished before it.
+
+    Args:
+        folder: where they go.
+        shard_bytes: characters of text, counted by row groups.
+        first: number of the first shard.
+        on_shard: told the number and path of each shard that is whole.
     """
     with contextlib.ExitStack() as shard:
-        writer = DocumentWriter(folder, shard_bytes, shard)
+        writer = DocumentWriter(folder, shard_bytes, shard, first, on_shard)
         yield writer
         writer.flush()
+        writer.close_shard()
 
 
 class DocumentWriter:
     """What `document_writer` yields. At most `ROW_GROUP_BYTES` of text is held in memory."""
 
-    def __init__(self, folder: Path, shard_bytes: int, shard: contextlib.ExitStack):
+    def __init__(
+        self,
+        folder: Path,
+        shard_bytes: int,
+        shard: contextlib.ExitStack,
+        first: int,
+        on_shard: Callable[[int, Path], None],
+    ):
         self._folder, self._shard_bytes = folder, shard_bytes
-        self._shard = shard
-        self._shards = 0
+        self._shard, self._on_shard = shard, on_shard
+        self._shards = first
         self._parquet: Any = None
         self._written = 0
         self._group: list[Document] = []
         self._group_bytes = 0
 
-    def add(self, document: Document) -> None:
-        """Write one document, now or a little later."""
-        self._group.append(document)
-        self._group_bytes += len(document.text)
+    @property
+    def is_empty(self) -> bool:
+        """Whether every document that was added is in a whole shard."""
+        return self._parquet is None and not self._group
+
+    def add(self, *documents: Document) -> None:
+        """Write documents, now or a little later; those of one call into the same shard."""
+        self._group += documents
+        self._group_bytes += sum(len(document.text) for document in documents)
         if self._group_bytes >= ROW_GROUP_BYTES:
             self.flush()
 
@@ -157,22 +211,36 @@ class DocumentWriter:
             return
         if self._parquet is None:
             self._open()
-        rows = [{**vars(document), "meta": _meta_text(document.meta)} for document in self._group]
+        rows = [as_row(document) for document in self._group]
         self._parquet.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
         self._written += self._group_bytes
         self._group, self._group_bytes = [], 0
         if self._written >= self._shard_bytes:
-            self._parquet = None
-            self._shard.close()
+            self.close_shard()
+
+    def close_shard(self) -> None:
+        """End the shard that is being written, where there is one."""
+        if self._parquet is None:
+            return
+        self._parquet = None
+        self._shard.close()
+        number = self._shards - 1
+        self._on_shard(number, shard_path(self._folder, number))
 
     def _open(self) -> None:
-        path = self._folder / f"documents-{self._shards:05d}.parquet"
+        path = shard_path(self._folder, self._shards)
         temporary = self._shard.enter_context(atomic_path(path))
         self._parquet = self._shard.enter_context(
             pq.ParquetWriter(temporary, SCHEMA, compression="zstd")
         )
         self._shards += 1
         self._written = 0
+
+
+def as_row(document: Document) -> dict[str, str]:
+    """A document by the columns of `SCHEMA`; Arrow refuses lone surrogates."""
+    row = {**vars(document), "meta": _meta_text(document.meta)}
+    return {name: mend_surrogates(value) for name, value in row.items()}
 
 
 def _meta_text(meta: dict[str, Any]) -> str:

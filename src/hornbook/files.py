@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise HornbookError(
-                "the disk is full; nothing half-written was kept",
-                where=path,
-                hint="Free some space and run the same command again: it goes on from here",
-            ) from error
+            raise disk_full(path) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise HornbookError(
                 "cannot write here (read-only, or not yours)",
@@ -47,6 +44,37 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "where a file is?",
             ) from error
         raise
+
+
+def disk_full(path: Path) -> HornbookError:
+    """The error for a disk that filled up while `path` was written."""
+    return HornbookError(
+        "the disk is full; nothing half-written was kept",
+        where=path,
+        hint="Free some space and run the same command again: it goes on from here",
+    )
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path, kind: str = "folder", option: str = "--out") -> Iterator[None]:
+    """Keep other processes out of a folder, which is made, while a command writes to it."""
+    import filelock
+
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise HornbookError(
+                f"another hornbook process is working in this {kind}",
+                where=folder,
+                hint=f"Wait for it, or choose another one with {option} DIR",
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sync_folder(folder: Path) -> None:
@@ -80,6 +108,31 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; on success it becomes `folder`, which must not be there.
+
+    On an error it is removed. What a killed process left of it is removed by the next one.
+    """
+    temporary = folder.with_name(folder.name + TEMPORARY)
+    with disk_errors(folder):
+        if folder.is_dir() and any(folder.iterdir()):
+            raise HornbookError(
+                "this folder has files in it", where=folder, hint="Name another one with --out"
+            )
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if folder.is_dir():
+                folder.rmdir()
+            os.replace(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(folder.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) to `path` atomically."""
     with atomic_path(path) as temporary:
@@ -99,6 +152,16 @@ def read_json(path: Path) -> Any:
         raise HornbookError("no such file", where=path) from None
     except (ValueError, UnicodeDecodeError) as error:
         raise HornbookError(f"is not readable as JSON ({error})", where=path) from error
+
+
+def read_list(path: Path) -> list[str]:
+    """The lines of a list that a person wrote; blank lines and those with `#` before them do not
+    count."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise HornbookError(f"cannot be read ({error})", where=path) from error
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def sha256_of(path: Path) -> str:

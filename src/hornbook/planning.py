@@ -257,10 +257,12 @@ def _run_folder(arguments: Namespace) -> Path:
 
 def _text_bytes(arguments: Namespace, recipe: Recipe | None) -> float:
     """Bytes of text in what `--text` or the recipe names, where that is here; 0: not known."""
-    from hornbook.corpus.inputs import find_inputs
+    from hornbook.gather.inputs import find_inputs
 
     named = [arguments.text] if arguments.text else recipe.prepare.inputs if recipe else []
     total = sum(BUILT_IN_TEXTS.get(name, 0.0) for name in named)
+    if recipe and recipe.gather.sources and not arguments.text:
+        total += recipe.gather.megabytes * 1e6
     here = [name for name in named if name not in BUILT_IN_TEXTS]
     if not arguments.text:
         here = [name for name in here if Path(name).exists()]  # a recipe may be from elsewhere

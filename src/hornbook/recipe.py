@@ -21,6 +21,7 @@ from hornbook.corpus.config import PrepareConfig
 from hornbook.errors import HornbookError, nearest
 from hornbook.evaluate.config import EvaluateConfig
 from hornbook.files import write_text
+from hornbook.gather.config import GatherConfig
 from hornbook.model.config import GenerateConfig, ModelSettings
 from hornbook.optim.config import OptimizerConfig
 from hornbook.tokenizer.config import TokenizeConfig
@@ -41,6 +42,7 @@ class Recipe:
     description: str = ""
     """What this recipe is for, in a sentence."""
 
+    gather: GatherConfig = field(default_factory=GatherConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -52,6 +54,7 @@ class Recipe:
 
 
 SECTIONS: dict[str, type[Any]] = {
+    "gather": GatherConfig,
     "prepare": PrepareConfig,
     "tokenize": TokenizeConfig,
     "model": ModelSettings,
@@ -86,10 +89,27 @@ def find_recipe(name_or_path: str) -> Path:
     )
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which `on`, `off`, `yes` and `no` are words, as in YAML 1.2: settings have them as
+    names (`near: {on: true}`) and values (`compile: on`)."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, words) for tag, words in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true$|false$"), list("tf"))
+
+
+def load_yaml(text: str) -> Any:
+    """Plain values out of YAML. Raises `yaml.YAMLError`."""
+    return yaml.load(text, _Loader)
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, empty sections left out; keys are checked, values not yet."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
         raise HornbookError(f"is not readable as YAML: {problem}", where=path) from error

@@ -14,14 +14,14 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hornbook import __version__
 from hornbook.errors import HornbookError
-from hornbook.files import TEMPORARY, disk_errors, read_json, write_json
+from hornbook.files import TEMPORARY, disk_errors, lock_folder, read_json, write_json
 from hornbook.progress import say
 from hornbook.recipe import Recipe, load_recipe, write_recipe
 
@@ -97,26 +97,9 @@ class RunDirectory:
         self._recipe_before = self.recipe() if self.recipe_file.exists() else None
         write_recipe(recipe, self.recipe_file)
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> contextlib.AbstractContextManager[None]:
         """Keep other processes out of the directory while a command writes to it."""
-        import filelock
-
-        with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock")
-            try:
-                lock.acquire(timeout=0)
-            except filelock.Timeout:
-                raise HornbookError(
-                    "another hornbook process is working in this run directory",
-                    where=self.path,
-                    hint="Wait for it, or choose another directory with --run DIR",
-                ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+        return lock_folder(self.path, "run directory", "--run")
 
     def record(self, stage: str) -> StageRecord | None:
         """The stage's record; None where it never ran or was killed before it could write one."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hornbook.errors import HornbookError
 from hornbook.files import sha256_of
+from hornbook.gather.source import StopGathering
 from hornbook.progress import say
 from hornbook.recipe import Recipe, fingerprint_settings
 from hornbook.run import RunDirectory, StageRecord, digest, now, versions
@@ -59,12 +60,22 @@ class Stage:
     takes seconds writes over it instead, or adds to it."""
 
 
+def gather_stage(recipe: Recipe, run: RunDirectory) -> Result:
+    """Gather the text of the recipe's sources."""
+    from hornbook.gathering import gather
+
+    report = gather(recipe.gather, run.folder("gather"))
+    return Result(digest([shard.sha256 for shard in report.shards]), dataclasses.asdict(report))
+
+
 def prepare_stage(recipe: Recipe, run: RunDirectory) -> Result:
     """Read, normalise, de-duplicate and split the text."""
     from hornbook.corpus.prepare import prepare
 
     folder = run.folder("prepare")
-    report = prepare(recipe.prepare, folder)
+    gathered = [str(run.folder("gather"))] if recipe.gather.sources else []
+    config = dataclasses.replace(recipe.prepare, inputs=[*gathered, *recipe.prepare.inputs])
+    report = prepare(config, folder)
     shards = sorted(folder.glob("*/documents-*.parquet"))
     return Result(digest([sha256_of(path) for path in shards]), dataclasses.asdict(report))
 
@@ -136,6 +147,13 @@ def export_stage(recipe: Recipe, run: RunDirectory) -> Result:
     return Result(sha256_of(run.folder("export") / "config.json"))
 
 
+def _gathered_files(recipe: Recipe) -> dict[str, str]:
+    """The local files that sources read."""
+    return _file_states(
+        [path for source in recipe.gather.sources for path in source.settings.get("inputs", [])]
+    )
+
+
 def _input_files(recipe: Recipe) -> dict[str, str]:
     from hornbook.corpus.prepare import SHAKESPEARE
 
@@ -155,7 +173,7 @@ def _evaluation_text(recipe: Recipe) -> dict[str, str]:
 
 def _file_states(named: Sequence[str | Path]) -> dict[str, str]:
     """Size and time of every file: cheap, and changes whenever a file was written."""
-    from hornbook.corpus.inputs import find_inputs
+    from hornbook.gather.inputs import find_inputs
 
     files = [file.path for each in (find_inputs(named) if named else ()) for file in each.files]
     return {str(path): f"{path.stat().st_size} bytes, {path.stat().st_mtime_ns}" for path in files}
@@ -169,7 +187,8 @@ def _token_sources(recipe: Recipe) -> dict[str, str]:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("prepare", (), ("prepare",), prepare_stage, _input_files),
+        Stage("gather", (), ("gather",), gather_stage, _gathered_files),
+        Stage("prepare", ("gather",), ("prepare",), prepare_stage, _input_files),
         Stage("tokenize", ("prepare",), ("tokenize",), tokenize_stage, _tokenizer_file),
         Stage(
             "pretrain",
@@ -208,20 +227,21 @@ def stages_of(recipe: Recipe) -> list[str]:
     from hornbook.model.families import STOCK
     from hornbook.model.presets import PRESETS
 
-    without: set[str] = set()
+    without: set[str] = set() if recipe.gather.sources else {"gather"}
     preset = PRESETS.get(recipe.model.preset)
     if preset is not None and preset.family not in STOCK:
         without.add("export")
-    if recipe.data.sources and not recipe.prepare.inputs:
+    has_text = recipe.prepare.inputs or recipe.gather.sources
+    if recipe.data.sources and not has_text:
         without |= {"prepare", "tokenize"} | (set() if recipe.evaluate.text else {"evaluate"})
     return [name for name in STAGES if name not in without]
 
 
 def check_settings(recipe: Recipe, run: RunDirectory, names: Sequence[str]) -> None:
     """Refuse what cannot work before anything is written, replaced or trained for hours."""
-    from hornbook.corpus.inputs import find_inputs
+    from hornbook.gather.inputs import find_inputs
 
-    if "prepare" in names and not recipe.prepare.inputs:
+    if "prepare" in names and not (recipe.prepare.inputs or recipe.gather.sources):
         find_inputs(recipe.prepare.inputs)  # says how to name some
     if "pretrain" not in names:
         return
@@ -331,7 +351,8 @@ def run_stage(
     try:
         result = stage.execute(recipe, run)
     except BaseException as error:
-        record.outcome = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        asked = isinstance(error, (KeyboardInterrupt, StopGathering))
+        record.outcome = "stopped" if asked else "failed"
         record.ended = now()
         record.summary = {"error": "".join(traceback.format_exception_only(error)).strip()}
         with _if_possible(record.stage):
@@ -358,6 +379,8 @@ def _if_possible(stage: str) -> Iterator[None]:
 def _outputs_before(recipe: Recipe, run: RunDirectory, stage: Stage) -> dict[str, str]:
     outputs: dict[str, str] = {}
     for name in stage.after:
+        if name == "gather" and not recipe.gather.sources:
+            continue
         before = run.record(name)
         if before is None or not before.output:
             if name == "tokenize" and recipe.data.sources:
@@ -417,8 +440,8 @@ def evaluate_model(
 def evaluation_texts(recipe: Recipe, documents: Sequence[Path]) -> Iterator[str]:
     """The texts to evaluate on: `evaluate.text`, else the given folders of document shards."""
     from hornbook.corpus.normalise import mend_surrogates, normalise
-    from hornbook.corpus.readers import read_inputs
     from hornbook.documents import read_documents
+    from hornbook.gather.readers import read_inputs
 
     if recipe.evaluate.text is not None:
         clean = normalise if recipe.prepare.normalise else mend_surrogates

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tracemalloc
 import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hornbook.corpus.deduplicate import SeenTexts
 from hornbook.corpus.normalise import mend_surrogates, normalise
 
 NASTY = st.text(
@@ -68,14 +66,3 @@ def test_what_stays(text: str) -> None:
 
 def test_surrogates_are_mended_even_where_nothing_else_is() -> None:
     assert mend_surrogates("\ud83d\ude00 \udfff\r") == "😀 \ufffd\r"
-
-
-def test_seen_texts_tells_new_from_old_in_bounded_memory() -> None:
-    seen = SeenTexts()
-    assert seen.add("one") and seen.add("two") and not seen.add("one")
-    tracemalloc.start()
-    for number in range(100_000):
-        assert seen.add(str(number))
-    held, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert held / 100_000 < 130, "bytes a document, as the module's docstring says"

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hornbook.corpus.cut import cut
 from hornbook.corpus.split import (
     LARGEST_PASSAGE,
     MINIMUM_BYTES,
@@ -25,6 +24,7 @@ from hornbook.corpus.split import (
 )
 from hornbook.documents import Document, document_id
 from hornbook.errors import HornbookError
+from hornbook.gather.cut import cut
 
 WORDS = [
     "the",

@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from hornbook.documents import mend_surrogates as mend_surrogates
+from hornbook.errors import HornbookError
+
 REPLACEMENT = "\ufffd"
 """Stands where a lone surrogate was (half of a UTF-16 pair: no character, and no valid UTF-8)."""
 
@@ -39,13 +42,31 @@ def normalise(text: str) -> str:
     return _drop_idle_joiners(text) if _JOINERS.search(text) else text
 
 
-def mend_surrogates(text: str) -> str:
-    """Join surrogate pairs into their character, and replace lone surrogates by U+FFFD."""
+def mend_encoding(text: str) -> str:
+    """Undo what a wrong decoding did (schÃ¶n: schön) and HTML's entities, by ftfy.
+
+    Quotation marks, ligatures, character widths and line ends are left as they are.
+
+    Raises:
+        HornbookError: ftfy is not installed.
+    """
     try:
-        text.encode("utf-8")  # far faster than a search
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+        import ftfy
+    except ImportError as error:
+        raise HornbookError(
+            "mending encodings needs the package ftfy",
+            where="--prepare.fix_text",
+            hint="pip install 'hornbook[clean]'",
+        ) from error
+    return ftfy.fix_text(
+        text,
+        explain=False,
+        uncurl_quotes=False,
+        fix_latin_ligatures=False,
+        fix_character_width=False,
+        fix_line_breaks=False,
+        normalization=None,
+    )
 
 
 def _drop_idle_joiners(text: str) -> str:

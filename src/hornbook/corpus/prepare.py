@@ -1,139 +1,264 @@
-"""The prepare stage: read, normalise, drop, split, write.
+"""The prepare stage: read, clean, drop, split, write.
 
-In: files, folders and built-in sources. Out: `train/` and `validation/`, folders of document
-shards, and `prepare.json`, which is written last: where it is, everything before it is whole.
-The same inputs and settings give the same bytes.
+In: files, folders and built-in sources. Out: `train/`, `validation/` (and `test/`), folders of
+document shards, and `prepare.json`, which is written last: where it is, everything before it is
+whole. The same inputs and settings give the same bytes, with any number of workers.
 
-Memory: many documents stream through, with about 110 bytes remembered of each to find
-duplicates. Up to `FEW_DOCUMENTS` documents are held, because their number decides how they are
-split.
+Four passes, over a folder `work` that is removed at the end: documents are cleaned into a spool
+(`clean.py`), duplicates and the split are decided from arrays (`decide.py`), shards are written
+(`write.py`), and the report. Killed at any moment and run again, it goes on: after the last whole
+segment of the spool, at the beginning of deciding, or after the last whole shard.
+
+Memory does not grow with the text: a few batches of 4 MB for each worker, `memory_megabytes` for
+sorting, and 3 bytes a document. Up to `FEW_DOCUMENTS` documents are held, because passages are
+planned over all of them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from hornbook import __version__
 from hornbook.corpus import split
+from hornbook.corpus.clean import Cleaner, clean
 from hornbook.corpus.config import PrepareConfig
-from hornbook.corpus.deduplicate import SeenTexts
-from hornbook.corpus.inputs import find_inputs
-from hornbook.corpus.normalise import mend_surrogates, normalise
+from hornbook.corpus.decide import Plan, decide, steps_of
+from hornbook.corpus.ledger import Ledger
+from hornbook.corpus.pool import ordered_map, usable_cores
 from hornbook.corpus.prepare_report import Count, PassageReport, PrepareReport
-from hornbook.corpus.readers import read_inputs
-from hornbook.documents import Document, document_writer, remove_shards
-from hornbook.errors import HornbookError
-from hornbook.files import disk_errors
+from hornbook.corpus.signatures import algorithm
+from hornbook.corpus.spool import Part, Spool, read_spool
+from hornbook.corpus.steps import build_steps
+from hornbook.corpus.write import ShardWriter, extend_ledger
+from hornbook.documents import Document, byte_length, document_writer, remove_shards
+from hornbook.errors import HornbookError, check_limits
+from hornbook.files import disk_errors, write_text
 from hornbook.gather.cache import user_cache
+from hornbook.gather.inputs import find_inputs
+from hornbook.gather.readers import Reading, read_with_cursor
 from hornbook.gather.shakespeare import fetch_shakespeare
 from hornbook.progress import bar, say, warn
 
 SHAKESPEARE = "shakespeare"
 """The built-in source; a folder of this name is read as `./shakespeare`."""
 
+WORK = "work"
+"""Folder inside the output for what is not finished."""
+
+_LEAST_TO_SHARE = 64 * 10**6
+"""Bytes of text that are worth several processes when they are written."""
+
 
 def prepare(config: PrepareConfig, out: Path) -> PrepareReport:
-    """Run the stage into the folder `out`; what an earlier run left there is removed first.
+    """Run the stage into the folder `out`. What an earlier run left there is removed first; what a
+    run of the same inputs and settings left unfinished is gone on with.
 
     Raises:
         HornbookError: nothing to read, something unreadable, or too little text to hold any out.
     """
+    inputs = begin(config, out)
+    read_part(config, inputs, Part(out / WORK, 0))
+    spool = read_spool(out / WORK)
+    with bar("finding duplicates", steps_of(config)) as progress:
+        plan = decide(config, out / WORK, spool, progress.advance)
+    return finish(config, out, spool, plan)
+
+
+def begin(config: PrepareConfig, out: Path, parts: int = 1) -> list[Path]:
+    """Check the settings, and make `out` ready for a spool of `parts`: new, or as an unfinished run
+    of the same inputs and settings left it. Gives back the paths of the inputs."""
+    _check(config)
+    inputs = [_built_in(name) for name in config.inputs]
+    work, fingerprint = out / WORK, _fingerprint(config, inputs, parts)
+    with disk_errors(out):
+        (out / "prepare.json").unlink(missing_ok=True)
+        written = work / "settings"
+        if written.exists() and written.read_text(encoding="utf-8") == fingerprint:
+            return inputs
+        _discard(work)
+        for name in (split.TRAIN, split.VALIDATION, split.TEST):
+            remove_shards(out / name)
+        work.mkdir(parents=True)
+        if config.ledger and Path(config.ledger).exists():
+            # What this run adds must not be taken for known if it is killed and run again.
+            shutil.copyfile(config.ledger, work / "ledger.before")
+            Ledger(work / "ledger.before", "", split.SPLITS)
+    write_text(written, fingerprint)
+    return inputs
+
+
+def read_part(
+    config: PrepareConfig, inputs: Sequence[str | Path], part: Part, files: range | None = None
+) -> None:
+    """Clean documents of the inputs into a part of the spool, or those that are missing there.
+
+    Args:
+        config: the settings.
+        inputs: files and folders.
+        part: where they go; whole afterwards.
+        files: numbers of the files to read, over all inputs; None: all.
+    """
+    if part.is_whole:
+        return
+    sizes = [file.bytes for each in find_inputs(inputs) for file in each.files]
+    files = files or range(len(sizes))
+    messages: list[str] = []
+    with bar("preparing", sum(sizes[files.start : files.stop])) as progress:
+        reading = Reading(
+            text_column=config.text_column,
+            encoding=config.encoding,
+            refuse_undecodable=True,
+            option="--prepare.",
+            warn=_kept(messages, warn),
+            on_bytes=progress.advance,
+        )
+        stream = read_with_cursor(inputs, reading, {"file": files.start, "documents": 0})
+        mine = itertools.takewhile(lambda found: found[1]["file"] < files.stop, stream)
+        # Read again, as fast as the disk is, rather than from a place that would have to be
+        # remembered: so everything that is said on the way is said again.
+        done = sum(segment.read for segment in part.segments())
+        rest = itertools.islice((document for document, _ in mine), done, None)
+        clean(rest, cleaner(config), part, messages, config.workers)
+
+
+def cleaner(config: PrepareConfig) -> Cleaner:
+    """All that is done with each document on its own."""
+    near = config.near if config.runs(config.near) else None
+    return Cleaner(tuple(build_steps(config)), near, config.split_salt)
+
+
+def finish(config: PrepareConfig, out: Path, spool: Spool, plan: Plan) -> PrepareReport:
+    """Write what the plan says, the ledger and the report; remove the work folder."""
+    work = out / WORK
+    report = PrepareReport(steps=[step.name for step in build_steps(config)])
+    report.messages = [each for part in sorted(work.glob("part-*")) for each in _messages(part)]
+    for segment in spool.segments:
+        report.include(segment.tally())
+    report.splits = {split.TRAIN: Count(), split.VALIDATION: Count()}
+    writer = ShardWriter(spool, work, out)
+    for name in (split.TRAIN, split.VALIDATION):
+        (out / name).mkdir(exist_ok=True)
+    if plan.passages:
+        _write_passages(writer.stay(report), config, out, plan.kept, report)
+    else:
+        # Half as many as clean: a writer holds a row group in several forms, 200 MB, where a worker
+        # that cleans needs 120 (measured).
+        workers = (config.workers or usable_cores()) // 2 if spool.bytes >= _LEAST_TO_SHARE else 1
+        with bar("writing shards", len(plan.shards)) as progress:
+            for shard, tally in ordered_map(writer, plan.shards, max(workers, 1)):
+                report.include(tally)
+                report.splits.setdefault(shard.split, Count()).include(tally.kept)
+                progress.advance()
+    report.finish()
+    _conclude(report, out)
+    if config.ledger:
+        extend_ledger(Path(config.ledger), config.split_salt, work, spool, _algorithm(config))
+    report.write(out / "prepare.json")
+    _discard(work)
+    return report
+
+
+def _check(config: PrepareConfig) -> None:
+    held_out, near = config.validation_share + config.test_share, config.near
     if not 0 < config.validation_share < 1:
         raise HornbookError(
             f"must be above 0 and below 1, not {config.validation_share}",
             where="--prepare.validation_share",
             hint="0.05 holds out every twentieth document",
         )
-    inputs = [_built_in(name) for name in config.inputs]
-    total = sum(file.bytes for each in find_inputs(inputs) for file in each.files)
-    _clear(out)
-    report = PrepareReport()
-    with bar("preparing", total) as progress:
-        documents = read_inputs(
-            inputs,
-            text_column=config.text_column,
-            encoding=config.encoding,
-            warn=lambda message: _warn(message, report),
-            on_bytes=progress.advance,
+    check_limits(
+        config,
+        "prepare",
+        [
+            ("test_share", config.test_share >= 0 and held_out < 1, "from 0 to what is left"),
+            ("workers", config.workers >= 0, "0 or more"),
+            ("memory_megabytes", config.memory_megabytes >= 1, "1 or more"),
+        ],
+    )
+    most_rows = near.permutations // max(near.bands, 1)
+    check_limits(
+        near,
+        "prepare.near",
+        [
+            ("permutations", 1 <= near.permutations <= 2**16, "1 to 65,536"),
+            ("bands", 1 <= near.bands <= near.permutations, "1 to the number of permutations"),
+            ("rows", 1 <= near.rows <= most_rows, "at least 1, and bands x rows <= permutations"),
+            ("threshold", 0 < near.threshold <= 1, "above 0 and at most 1"),
+            ("shingle", near.shingle >= 1, "1 or more"),
+        ],
+    )
+    if config.passages == "always" and (config.ledger or config.test_share):
+        raise HornbookError(
+            "a ledger and a test split are of whole documents, not of passages",
+            where="--prepare.passages",
+            hint="Use `never`, or leave out `ledger` and `test_share`",
         )
-        kept = _clean(documents, config, report)
-        _write(_split(kept, config, report), config, out, report)
-    report.finish()
-    _conclude(report, out)
-    report.write(out / "prepare.json")
-    return report
 
 
-def _built_in(name: str) -> str | Path:
-    return fetch_shakespeare(user_cache() / SHAKESPEARE) if name == SHAKESPEARE else name
+def _built_in(name: str) -> Path:
+    if name == SHAKESPEARE:
+        return fetch_shakespeare(user_cache() / SHAKESPEARE)
+    return Path(name).expanduser()
 
 
-def _clear(out: Path) -> None:
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "prepare.json").unlink(missing_ok=True)
-        for name in (split.TRAIN, split.VALIDATION):
-            (out / name).mkdir(exist_ok=True)
-            remove_shards(out / name)
+def _fingerprint(config: PrepareConfig, inputs: Sequence[Path], parts: int) -> str:
+    """Of what decides the output: settings, and sizes and times of the files."""
+    settings = asdict(config)
+    for name in ("workers", "memory_megabytes"):
+        del settings[name]
+    states = [
+        [str(file.path.resolve()), file.bytes, file.path.stat().st_mtime_ns]
+        for each in find_inputs([*inputs, *filter(os.path.exists, config.decontaminate)])
+        for file in each.files
+    ]
+    known = json.dumps([__version__, settings, states, parts], sort_keys=True)
+    return hashlib.blake2b(known.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
-def _clean(
-    documents: Iterable[Document], config: PrepareConfig, report: PrepareReport
-) -> Iterator[Document]:
-    """Normalise documents, and leave out the empty ones and those seen before."""
-    seen = SeenTexts()
-    clean = normalise if config.normalise else mend_surrogates
-    for document in documents:
-        document = replace(document, text=mend_surrogates(document.text))
-        report.read.add(split.byte_length(document.text))
-        document = replace(document, text=clean(document.text))
-        if not document.text.strip():
-            report.drop(document, "empty")
-        elif config.deduplicate and not seen.add(document.text):
-            report.drop(document, "duplicate")
-        else:
-            report.keep(document)
-            yield document
+def _discard(work: Path) -> None:
+    # First what says that it can be gone on with: this may be killed, too.
+    (work / "settings").unlink(missing_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
 
 
-def _split(
-    documents: Iterator[Document], config: PrepareConfig, report: PrepareReport
-) -> Iterator[tuple[str, Document]]:
-    """Choose how to split, which the number of documents decides, and say so."""
-    share, salt = config.validation_share, config.split_salt
-    first = list(itertools.islice(documents, split.FEW_DOCUMENTS))
-    few = len(first) < split.FEW_DOCUMENTS
-    if first and few and config.passages != "never":
-        plan = split.plan_passages(first, share, salt)
-        report.passages = True
+def _algorithm(config: PrepareConfig) -> str:
+    near = config.near
+    if not config.runs(near):
+        return ""
+    return algorithm(near.shingle, near.permutations, near.seed)
+
+
+def _messages(part: Path) -> list[str]:
+    return Part(part.parent, int(part.name.removeprefix("part-"))).messages
+
+
+def _write_passages(
+    documents: Iterator[Document],
+    config: PrepareConfig,
+    out: Path,
+    kept: int,
+    report: PrepareReport,
+) -> None:
+    """Cut documents into passages and write those; few documents are held, as all their passages
+    are planned together."""
+    report.passages = True
+    size, salt = config.shard_megabytes * 10**6, config.split_salt
+    parts: Iterable[tuple[str, Document]]
+    if kept < split.FEW_DOCUMENTS:
+        plan = split.plan_passages(list(documents), config.validation_share, salt)
         report.passage_plan = PassageReport(
             plan.size, sum(map(len, plan.spans)), sum(map(sum, plan.held_out))
         )
-        return plan.split()
-    everything = itertools.chain(_drain(first), documents)
-    if config.passages == "always":
-        report.passages = True
-        return split.split_passages(everything, share, salt)
-    return split.split_documents(everything, share, salt)
-
-
-def _drain(documents: list[Document]) -> Iterator[Document]:
-    """Hand over a list's documents without keeping them."""
-    documents.reverse()
-    while documents:
-        yield documents.pop()
-
-
-def _write(
-    parts: Iterable[tuple[str, Document]],
-    config: PrepareConfig,
-    out: Path,
-    report: PrepareReport,
-) -> None:
-    size = config.shard_megabytes * 10**6
-    report.splits = {split.TRAIN: Count(), split.VALIDATION: Count()}
+        parts = plan.split()
+    else:
+        parts = split.split_passages(documents, config.validation_share, salt)
     with (
         document_writer(out / split.TRAIN, size) as train,
         document_writer(out / split.VALIDATION, size) as validation,
@@ -141,7 +266,7 @@ def _write(
         writers = {split.TRAIN: train, split.VALIDATION: validation}
         for name, document in parts:
             writers[name].add(document)
-            report.splits[name].add(split.byte_length(document.text))
+            report.splits[name].add(byte_length(document.text))
 
 
 def _conclude(report: PrepareReport, out: Path) -> None:
@@ -161,27 +286,31 @@ def _conclude(report: PrepareReport, out: Path) -> None:
             where="--prepare.passages",
             hint="Use `--prepare.passages auto`, or add text",
         )
+    tell = _kept(report.messages, say)
     for reason, count in report.dropped.items():
-        _say(f"dropped as {reason}: {count.documents:,} documents, {count.bytes:,} bytes", report)
+        tell(f"dropped as {reason}: {count.documents:,} documents, {count.bytes:,} bytes")
+    for name, number in report.counts.items():
+        if number:
+            tell(f"{name}: {number:,}")
     if plan := report.passage_plan:
-        _say(
+        tell(
             f"fewer than {split.FEW_DOCUMENTS} documents ({report.kept.documents:,}), so they were "
             f"cut at blank lines into {plan.count:,} passages of up to {plan.size:,} characters; "
-            f"{plan.held_out:,} passages from all over the text are held out",
-            report,
+            f"{plan.held_out:,} passages from all over the text are held out"
         )
-    _say(
+    test = report.splits.get(split.TEST)
+    tell(
         f"documents prepared: {report.kept.documents:,}; {train.bytes:,} bytes to train on, "
-        f"{validation.bytes:,} bytes ({report.validation_bytes_share:.1%}) held out",
-        report,
+        f"{validation.bytes:,} bytes ({report.validation_bytes_share:.1%}) held out"
+        + (f", {test.bytes:,} bytes for a final test" if test else "")
     )
 
 
-def _say(message: str, report: PrepareReport) -> None:
-    report.messages.append(message)
-    say(message)
+def _kept(messages: list[str], show: Callable[[str], None]) -> Callable[[str], None]:
+    """`show`, remembering what was shown."""
 
+    def told(message: str) -> None:
+        messages.append(message)
+        show(message)
 
-def _warn(message: str, report: PrepareReport) -> None:
-    report.messages.append(message)
-    warn(message)
+    return told

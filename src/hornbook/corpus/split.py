@@ -21,11 +21,11 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from hornbook.corpus.cut import cut
-from hornbook.documents import Document, document_id
+from hornbook.documents import Document, byte_length, document_id
 from hornbook.errors import HornbookError
+from hornbook.gather.cut import cut
 
-TRAIN, VALIDATION = "train", "validation"
+TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
 FEW_DOCUMENTS = 100
 """Fewer documents than this are cut into passages (`passages: auto`)."""
@@ -40,19 +40,20 @@ MINIMUM_BYTES = 4 * SMALLEST_PASSAGE
 """Less text than four of the smallest passages cannot be split: holding one of them out would take
 more than a quarter of the training text, and one passage says nothing about the rest."""
 
-_BUCKETS = 10_000
+BUCKETS = 10_000
+"""Shares are counted in ten-thousandths."""
 
 
 def hash_order(id: str, salt: str) -> tuple[int, int]:
     """Where an id stands in the order of being held out: (bucket of 10,000, hash)."""
     digest = hashlib.blake2b((salt + id).encode("utf-8"), digest_size=8).digest()
     number = int.from_bytes(digest, "big")
-    return number % _BUCKETS, number
+    return number % BUCKETS, number
 
 
 def is_held_out(id: str, share: float, salt: str) -> bool:
     """True when the hash of `salt + id` falls into the first `share` of 10,000 buckets."""
-    return hash_order(id, salt)[0] < share * _BUCKETS
+    return hash_order(id, salt)[0] < share * BUCKETS
 
 
 def split_documents(
@@ -145,7 +146,7 @@ def plan_passages(documents: list[Document], share: float, salt: str) -> Passage
             order.append((place, number, index, byte_length(passage)))
     held = 0
     for place, number, index, length in sorted(order)[:-1]:  # one at least is trained on
-        enough = held >= share * total and place[0] >= share * _BUCKETS
+        enough = held >= share * total and place[0] >= share * BUCKETS
         # Passages that are equal have one hash: without an upper bound, a text that repeats
         # itself could be held out as a whole.
         if enough or held >= 2 * share * total:
@@ -161,11 +162,6 @@ def passage_size(characters: int) -> int:
     while size > SMALLEST_PASSAGE and size * PASSAGES_AIMED_AT > characters:
         size //= 2
     return size
-
-
-def byte_length(text: str) -> int:
-    """Bytes of `text` as UTF-8."""
-    return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
 def _runs(

@@ -7,11 +7,13 @@ asked for, or absent.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx2
@@ -24,8 +26,19 @@ from hornbook.progress import bar
 USER_AGENT = f"hornbook/{__version__} (python-httpx2/{httpx2.__version__})"
 PARTIAL = ".part"
 ATTEMPTS = 3
+PROGRESS = 2**20
+"""Bytes that make a broken connection worth another `ATTEMPTS` attempts."""
+
 LARGEST_PAGE = 32 * 2**20
 """Bytes of an index page; the largest simple pages of big projects are a few MB."""
+
+
+class Streams(Protocol):
+    """What a download needs of a client: `httpx2.Client` and `client.PoliteClient` have it."""
+
+    def stream(
+        self, method: str, url: str, *, headers: Mapping[str, str]
+    ) -> contextlib.AbstractContextManager[httpx2.Response]: ...
 
 
 class DownloadError(Exception):
@@ -62,7 +75,7 @@ def open_client(certificate: Path | None = None, proxy: str | None = None) -> ht
     )
 
 
-def fetch_page(client: httpx2.Client, url: str, accept: str = "*/*") -> httpx2.Response:
+def fetch_page(client: Streams, url: str, accept: str = "*/*") -> httpx2.Response:
     """GET a small page and its content. Raises `DownloadError`."""
     with _network_errors(), client.stream("GET", url, headers={"Accept": accept}) as response:
         _check_status(response)
@@ -80,84 +93,166 @@ def fetch_page(client: httpx2.Client, url: str, accept: str = "*/*") -> httpx2.R
 
 
 def download(
-    client: httpx2.Client,
+    client: Streams,
     url: str,
     path: Path,
     *,
     label: str,
     largest: int,
     sha256: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
 ) -> None:
     """Download `url` to `path`, with a progress bar; `path` appears whole or not at all.
 
-    A broken connection is taken up where it broke, up to `ATTEMPTS` times. Where the hash is
-    known, so is what an earlier, killed process left behind.
+    A broken connection is taken up where it broke, and so is what an earlier, killed process left
+    behind: where the hash is known, or the server says by ETag or Last-Modified that the file is
+    still the same. It is given up after `ATTEMPTS` times without `PROGRESS` bytes in between.
 
     Args:
-        client: from `open_client`.
+        client: from `open_client`, or a `PoliteClient`.
         url: what to get, http or https.
         path: where to put it; its folder is made.
         label: name of the progress bar.
         largest: refuse more bytes than this.
         sha256: hash that the bytes must have, in hex.
+        headers: sent besides our own.
+        on_bytes: told how many bytes came; there is no progress bar then.
 
     Raises:
         DownloadError: the server refused, the connection failed, or the bytes are not the right
             ones (and were removed).
     """
-    partial = path.with_name(path.name + PARTIAL)
+    part = _Part(path, sha256)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if sha256 is None:
-            partial.unlink(missing_ok=True)
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt, before = 1, part.size
+        while True:
             try:
-                _append(client, url, partial, label, largest)
+                _append(client, url, part, headers or {}, label, largest, on_bytes)
                 break
             except DownloadError as error:
-                if attempt == ATTEMPTS or not isinstance(error.__cause__, httpx2.TransportError):
+                if part.size >= before + PROGRESS:
+                    attempt, before = 1, part.size
+                # What a polite client raises itself (a subclass), it has tried often enough.
+                polite = type(error) is not DownloadError
+                transport = isinstance(error.__cause__, httpx2.TransportError)
+                if attempt == ATTEMPTS or polite or not transport:
                     raise
                 time.sleep(attempt)
-        if sha256 is not None and (found := sha256_of(partial)) != sha256:
-            partial.unlink()
+                attempt += 1
+        if sha256 is not None and (found := sha256_of(part.path)) != sha256:
+            part.remove()
             raise DownloadError(f"the bytes have sha256 {found[:12]}..., not {sha256[:12]}...")
-        os.replace(partial, path)
+        os.replace(part.path, path)
+        part.remove()
         sync_folder(path.parent)
 
 
-def _append(client: httpx2.Client, url: str, partial: Path, label: str, largest: int) -> None:
-    """Get what `partial` still lacks."""
-    have = partial.stat().st_size if partial.exists() else 0
+class _Part:
+    """What there is of a file so far, and by what to tell that the rest belongs to it."""
+
+    def __init__(self, path: Path, sha256: str | None):
+        self.path = path.with_name(path.name + PARTIAL)
+        self._note_path = path.with_name(path.name + PARTIAL + ".json")
+        self._has_hash = sha256 is not None
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def range_headers(self) -> dict[str, str]:
+        """Ask for the rest, where the result can be relied on; else for all."""
+        validator = None if self._has_hash else self._validator()
+        if not self.size or not (self._has_hash or validator):
+            return {}
+        return {"Range": f"bytes={self.size}-"} | ({"If-Range": validator} if validator else {})
+
+    def note(self, response: httpx2.Response) -> None:
+        """Keep what names the server's version of the file."""
+        if self._has_hash:
+            return
+        tag = response.headers.get("ETag", "")
+        # A weak ETag allows other bytes; RFC 9110, 13.1.5.
+        validator = response.headers.get("Last-Modified") if tag[:1] != '"' else tag
+        self._note_path.write_text(json.dumps(validator), encoding="utf-8")
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._note_path.unlink(missing_ok=True)
+
+    def _validator(self) -> str | None:
+        try:
+            kept = json.loads(self._note_path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return kept if isinstance(kept, str) else None
+
+
+def _append(
+    client: Streams,
+    url: str,
+    part: _Part,
+    headers: Mapping[str, str],
+    label: str,
+    largest: int,
+    on_bytes: Callable[[int], None] | None,
+) -> None:
+    """Get what is still lacking."""
     # Bytes as they are stored: a server that compressed on the way would change the hash.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with _network_errors(), client.stream("GET", url, headers=headers) as response:
+    sent = {**headers, "Accept-Encoding": "identity", **part.range_headers()}
+    have = part.size
+    with _network_errors(), client.stream("GET", url, headers=sent) as response:
         if response.status_code == 416:  # nothing is left to get, or the file is another one now
             if _total(response) == have:
                 return
-            partial.unlink()
+            part.remove()
             raise DownloadError("the file changed while it was downloaded")
         _check_status(response)
         begins_anew = response.status_code != 206
+        if not begins_anew and _begin(response) not in (None, have):
+            raise DownloadError("the server sent another part of the file than was asked for")
         have = 0 if begins_anew else have
         length = response.headers.get("Content-Length", "")
         total = have + int(length) if length.isdigit() else None
         if (total or 0) > largest:
             raise DownloadError(f"{total:,} bytes are more than the {largest:,} expected at most")
-        with open(partial, "wb" if begins_anew else "ab") as file, bar(label, total) as progress:
-            progress.advance(have)
+        with (
+            open(part.path, "wb" if begins_anew else "ab") as file,
+            _progress(label, total, on_bytes) as advance,
+        ):
+            if begins_anew:  # only now, as the old bytes are gone
+                part.note(response)
+            advance(have)
             for block in response.iter_raw():
                 have += len(block)
                 if have > largest:
                     raise DownloadError(f"more than the {largest:,} bytes expected at most")
                 file.write(block)
-                progress.advance(len(block))
+                advance(len(block))
             file.flush()
             os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _progress(
+    label: str, total: int | None, on_bytes: Callable[[int], None] | None
+) -> Iterator[Callable[[int], None]]:
+    if on_bytes is not None:
+        yield on_bytes
+        return
+    with bar(label, total) as progress:
+        yield lambda amount: progress.advance(amount)
 
 
 def _total(response: httpx2.Response) -> int:
     total = response.headers.get("Content-Range", "").rpartition("/")[2]
     return int(total) if total.isdigit() else -1
+
+
+def _begin(response: httpx2.Response) -> int | None:
+    begin = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+    return int(begin) if begin.isdigit() else None
 
 
 def _check_status(response: httpx2.Response) -> None:

@@ -25,6 +25,8 @@ SAMPLE_CHARACTERS = 400
 DROPPED_WORDS = {
     "empty": "Empty (nothing but white space)",
     "duplicate": "Exact copy of an earlier document",
+    "near.duplicate": "Almost a copy of an earlier document",
+    "held_out": "Equal or near to a held-out document of the ledger",
 }
 """Reasons as people say them; others are shown under their own name."""
 
@@ -94,9 +96,12 @@ def describe(run: Run) -> Dataset:
         tables=[
             *_mixture_table(run),
             *_filter_table(run),
+            *_change_table(run),
             *_split_table(run),
             *_origin_table(run, "source"),
             *_origin_table(run, "licence"),
+            *(_origin_table(run, "language") if _languages_known(run) else []),
+            *_length_table(run),
         ],
         dropped=[_dropped(reason, entry) for reason, entry in _entries(run.prepare, "dropped")],
         messages=[str(message) for message in sequence(run.prepare.get("messages"))],
@@ -130,13 +135,38 @@ def _filter_table(run: Run) -> list[Table]:
     return [Table("Preparation", ["", "Documents", "Text"], rows)] if rows else []
 
 
+def _change_table(run: Run) -> list[Table]:
+    """What the steps changed in documents that stayed."""
+    counts = mapping(run.prepare.get("counts"))
+    rows = [[str(name), count(number(made))] for name, made in counts.items() if number(made) > 0]
+    return [Table("Changes", ["", "Number"], rows)] if rows else []
+
+
+def _languages_known(run: Run) -> bool:
+    return any(name for name, _ in _entries(run.prepare, "languages"))
+
+
+def _length_table(run: Run) -> list[Table]:
+    """Documents and bytes by length: a histogram by powers of two."""
+    rows = [
+        [
+            f"{int(low):,} to {2 * int(low) - 1:,} bytes",
+            count(number(entry.get("documents"))),
+            size(number(entry.get("bytes"))),
+        ]
+        for low, entry in _entries(run.prepare, "lengths")
+        if low.isdecimal()
+    ]
+    return [Table("By length", ["", "Documents", "Text"], rows)] if rows else []
+
+
 def _split_table(run: Run) -> list[Table]:
     """Documents, bytes and tokens of each split."""
     rows = []
     prepared = {
         split: {**mapping(mapping(run.prepare.get("splits")).get(split)), **totals}
-        for split in ("train", "validation")
-        if (totals := split_totals(run, split)) or run.prepare
+        for split in ("train", "validation", "test")
+        if (totals := split_totals(run, split)) or split in mapping(run.prepare.get("splits"))
     }
     whole = sum(number(counted.get("bytes")) for counted in prepared.values())
     for split, counted in prepared.items():
@@ -145,7 +175,7 @@ def _split_table(run: Run) -> list[Table]:
         )
         rows.append(
             [
-                {"train": "Training", "validation": "Held out"}[split],
+                {"train": "Training", "validation": "Held out", "test": "Final test"}[split],
                 count(documents),
                 size(text),
                 share(text / whole) if whole > 0 else NOTHING,

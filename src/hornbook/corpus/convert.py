@@ -1,0 +1,177 @@
+"""Documents of any format to another one: Parquet, JSON lines, CSV, text.
+
+In: files and folders that are read. Out: one file, or for text a folder with one file a document.
+Streams: a document in memory at a time, 16 MB of them for Parquet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hornbook.corpus.prepare_report import Count
+from hornbook.documents import (
+    ROW_GROUP_BYTES,
+    SCHEMA,
+    as_row,
+    byte_length,
+    mend_surrogates,
+)
+from hornbook.errors import HornbookError, nearest
+from hornbook.files import atomic_folder, atomic_path
+from hornbook.gather.inputs import find_inputs
+from hornbook.gather.readers import Reading, read_with_cursor
+from hornbook.progress import bar
+
+Format = Literal["parquet", "jsonl", "csv", "text"]
+Write = Callable[[dict[str, str], dict[str, Any]], None]
+"""Takes a document as a row of text columns, and its `meta`."""
+
+
+def convert(
+    inputs: Sequence[str | Path],
+    to: Format,
+    out: Path,
+    *,
+    columns: Sequence[str] = (),
+    separator: str | None = None,
+    text_column: str | None = None,
+) -> Count:
+    """Write the documents of `inputs` in another format; returns how many, and bytes of text.
+
+    Args:
+        inputs: files and folders of any kind that is read.
+        to: the format.
+        out: the file; the folder for `text` without a separator. Whole or absent.
+        columns: fields of a document, in this order; none: all.
+        separator: a line between the texts of one text file.
+        text_column: column or key of the text; None: found by itself.
+
+    Raises:
+        HornbookError: something cannot be read, a column is unknown, or `out` is among the inputs.
+    """
+    for column in columns:
+        if column not in SCHEMA.names:
+            raise HornbookError(
+                f"documents have no column {column!r}",
+                where="--columns",
+                hint=nearest(column, SCHEMA.names),
+            )
+    if to != "text" and separator is not None:
+        raise HornbookError("is for --to text alone", where="--separator")
+    if to == "text" and columns:
+        raise HornbookError("text has no columns", where="--columns", hint="Leave it out")
+    found = find_inputs(inputs, option="--")
+    if out.resolve() in {file.path.resolve() for each in found for file in each.files}:
+        raise HornbookError("is among the files to be read", where=out, hint="Name another --out")
+    count = Count()
+    total = sum(file.bytes for each in found for file in each.files)
+    with bar("converting", total) as progress, _writer(to, out, columns, separator) as write:
+        reading = Reading(text_column, on_bytes=progress.advance, warn=progress.say)
+        for document, _ in read_with_cursor(inputs, reading):
+            write(as_row(document), document.meta)
+            count.add(byte_length(document.text))
+    return count
+
+
+def _writer(
+    to: Format, out: Path, columns: Sequence[str], separator: str | None
+) -> contextlib.AbstractContextManager[Write]:
+    columns = columns or SCHEMA.names
+    if to == "parquet":
+        return _parquet(out, columns)
+    if to == "jsonl":
+        return _jsonl(out, columns)
+    if to == "csv":
+        return _csv(out, columns)
+    return _texts(out) if separator is None else _text(out, separator)
+
+
+@contextlib.contextmanager
+def _parquet(out: Path, columns: Sequence[str]) -> Iterator[Write]:
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    rows: list[dict[str, str]] = []
+    size = 0
+    with (
+        atomic_path(out) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+
+        def flush() -> None:
+            nonlocal size
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            rows.clear()
+            size = 0
+
+        def write(row: dict[str, str], meta: dict[str, Any]) -> None:
+            nonlocal size
+            rows.append(row)
+            size += len(row["text"])
+            if size >= ROW_GROUP_BYTES:
+                flush()
+
+        yield write
+        flush()
+
+
+@contextlib.contextmanager
+def _jsonl(out: Path, columns: Sequence[str]) -> Iterator[Write]:
+    with atomic_path(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+
+        def write(row: dict[str, str], meta: dict[str, Any]) -> None:
+            values: dict[str, Any] = {**row, "meta": meta}
+            line = json.dumps({name: values[name] for name in columns}, ensure_ascii=False)
+            file.write(mend_surrogates(line) + "\n")
+
+        yield write
+
+
+@contextlib.contextmanager
+def _csv(out: Path, columns: Sequence[str]) -> Iterator[Write]:
+    with atomic_path(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        # All in quotation marks: unquoted, a carriage return or an empty row would not come back.
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        writer.writerow(columns)
+
+        def write(row: dict[str, str], meta: dict[str, Any]) -> None:
+            # A file with a NUL in it is taken for no text, here and elsewhere.
+            writer.writerow([row[name].replace("\0", "\ufffd") for name in columns])
+
+        yield write
+
+
+@contextlib.contextmanager
+def _text(out: Path, separator: str) -> Iterator[Write]:
+    with atomic_path(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        first = True
+
+        def write(row: dict[str, str], meta: dict[str, Any]) -> None:
+            nonlocal first
+            file.write(("" if first else f"{separator}\n") + row["text"].rstrip("\n") + "\n")
+            first = False
+
+        yield write
+
+
+@contextlib.contextmanager
+def _texts(out: Path) -> Iterator[Write]:
+    with atomic_folder(out) as folder:
+        number = 0
+
+        def write(row: dict[str, str], meta: dict[str, Any]) -> None:
+            nonlocal number
+            number += 1
+            title = re.sub(r"\W+", "-", row["title"]).strip("-")[:60]
+            name = f"{number:07d}-{title}.txt" if title else f"{number:07d}.txt"
+            with open(folder / name, "w", encoding="utf-8", newline="") as file:
+                file.write(row["text"])
+
+        yield write

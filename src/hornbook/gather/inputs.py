@@ -1,0 +1,108 @@
+"""Which files an input names: the file itself, or those in a folder and its sub-folders.
+
+In: paths as a person gave them. Out: files in sorted order, each with the name of its input.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hornbook.errors import HornbookError
+from hornbook.files import TEMPORARY
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file to read.
+
+    Args:
+        path: where it is.
+        inside: its path inside the input that was named; the file's name when it was named itself.
+        bytes: its size.
+    """
+
+    path: Path
+    inside: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file or folder as it was named, and its files."""
+
+    path: Path
+    is_folder: bool
+    files: tuple[InputFile, ...]
+
+    @property
+    def name(self) -> str:
+        """The name that documents have as their source: the last part, never a whole path."""
+        return self.path.resolve().name
+
+
+JOURNAL = "journal.sqlite"
+"""Name of the journal of a gathering; in a folder that has one, only the shards are documents."""
+
+
+def find_inputs(inputs: Sequence[str | Path], *, option: str = "--prepare.") -> list[Input]:
+    """List the files of each input; `option` begins the name of the setting in errors.
+
+    Inside a folder, hidden files (`.git`, `.DS_Store` ...) and run directories are passed over: a
+    run must not read what an earlier one wrote.
+
+    Raises:
+        HornbookError: nothing was named, or a path is missing or unreadable.
+    """
+    if not inputs:
+        hint = "Give files or folders"
+        if option == "--prepare.":
+            hint += (
+                " (`hornbook recipes NAME` says which a recipe is for); `shakespeare`, all his "
+                "plays, is built in"
+            )
+        raise HornbookError("nothing was named to read", where=f"{option}inputs", hint=hint)
+    return [_find(Path(name).expanduser()) for name in inputs]
+
+
+def _find(path: Path) -> Input:
+    if path.is_dir():
+        return Input(path, True, tuple(_files_below(path)))
+    if not path.is_file():
+        what = "is neither a file nor a folder" if path.exists() else "no such file or folder"
+        raise HornbookError(what, where=path, hint="Look for a typing mistake in the path")
+    return Input(path, False, (InputFile(path, path.name, path.stat().st_size),))
+
+
+def _files_below(folder: Path) -> list[InputFile]:
+    found = []
+    for parent, folders, names in os.walk(folder, onerror=_unreadable):
+        folders[:] = [
+            name for name in folders if not _is_hidden(name) and not _is_run(Path(parent, name))
+        ]
+        if JOURNAL in names:  # a folder that was gathered: its shards, not what was put aside
+            names = [name for name in names if name.startswith("documents-")]
+        for name in names:
+            path = Path(parent, name)
+            if path.is_file() and not _is_hidden(name):
+                inside = path.relative_to(folder).as_posix()
+                found.append(InputFile(path, inside, path.stat().st_size))
+    return sorted(found, key=lambda file: file.inside)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.endswith(TEMPORARY)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "recipe.yaml").exists() and (folder / ".lock").exists()
+
+
+def _unreadable(error: OSError) -> None:
+    raise HornbookError(
+        f"cannot be read ({error.strerror})",
+        where=error.filename,
+        hint="Change its permissions, or name the folders beside it one by one",
+    ) from error

@@ -1,0 +1,130 @@
+"""The source `url`: files by address, with and without a hash; what is left out, what stops it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from tests.gather.kill_source import gather_in_child, shards
+from werkzeug import Request, Response
+
+from hornbook.documents import read_documents
+from hornbook.errors import HornbookError
+from hornbook.gather.collect import GatherReport, collect
+from hornbook.gather.config import GatherConfig, NetworkConfig, UrlConfig
+from hornbook.gather.source import StopGathering
+from hornbook.gather.url import UrlSource
+
+BOOK = "A book.\n\nIt has two paragraphs.\n"
+
+
+@pytest.fixture(autouse=True)
+def quick_and_allowed(monkeypatch: pytest.MonkeyPatch, httpserver: HTTPServer) -> None:
+    monkeypatch.setattr("hornbook.gather.client.LONGEST_BACKOFF_S", 0.0)
+    httpserver.expect_request("/robots.txt").respond_with_data("User-agent: *\nDisallow: /secret")
+
+
+def gather(out: Path, *urls: str, **settings: Any) -> GatherReport:
+    network = NetworkConfig(allow_private=True, requests_per_minute=60_000)
+    config = UrlConfig(urls=list(urls), **settings)
+    return collect(UrlSource(config), GatherConfig(network=network), out)
+
+
+def test_files_of_several_kinds(httpserver: HTTPServer, tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps({"body": f"line {n}", "url": f"u:{n}"}) for n in range(3))
+    httpserver.expect_request("/book.txt").respond_with_data(BOOK)
+    httpserver.expect_request("/rows").respond_with_data(gzip.compress(lines.encode()))
+    sha256 = hashlib.sha256(BOOK.encode()).hexdigest().upper()
+    list_file = tmp_path / "list.txt"
+    list_file.write_text(f"# rows\n{httpserver.url_for('/rows?v=2')}\n")
+    book = httpserver.url_for("/book.txt")
+    gather(tmp_path / "out", f"{book} sha256={sha256}", list_file=str(list_file))
+    documents = list(read_documents(tmp_path / "out"))
+    assert [document.text for document in documents] == [BOOK, "line 0", "line 1", "line 2"]
+    assert documents[0].url == book and documents[0].title == "book"
+    assert documents[1].url == "u:0" and {each.source for each in documents} == {"localhost"}
+
+
+def test_a_missing_file_is_left_out(httpserver: HTTPServer, tmp_path: Path) -> None:
+    httpserver.expect_request("/a.txt").respond_with_data(BOOK)
+    httpserver.expect_request("/gone.txt").respond_with_data("", status=410)
+    addresses = [httpserver.url_for(path) for path in ("/gone.txt", "/secret.txt", "/a.txt")]
+    report = gather(tmp_path, *addresses)
+    assert [document.text for document in read_documents(tmp_path)] == [BOOK]
+    assert report.counts["files left out"] == 2
+    kept = (tmp_path / "quarantine.jsonl").read_text()
+    assert "HTTP 410" in kept and "robots.txt forbids" in kept
+    with pytest.raises(HornbookError, match=r"HTTP 410.*mistake in the address"):
+        gather(tmp_path / "b", addresses[0])
+
+
+def test_wrong_bytes(httpserver: HTTPServer, tmp_path: Path) -> None:
+    httpserver.expect_request("/a.txt").respond_with_data(BOOK)
+    with pytest.raises(HornbookError, match=r"the bytes have sha256 .*Is the hash right"):
+        gather(tmp_path, f"{httpserver.url_for('/a.txt')} sha256={'0' * 64}")
+
+
+def test_stopped_and_gone_on_with(httpserver: HTTPServer, tmp_path: Path) -> None:
+    """The second file's server is down; later the first is not fetched again."""
+    broken = [True]
+
+    def answer(request: Request) -> Response:
+        return Response("", 503) if broken[0] else Response("Other text.")
+
+    httpserver.expect_request("/a.txt").respond_with_data(BOOK)
+    httpserver.expect_request("/b.txt").respond_with_handler(answer)
+    addresses = [httpserver.url_for("/a.txt"), httpserver.url_for("/b.txt")]
+    with pytest.raises(StopGathering, match=r"HTTP 503.*Run the same command again"):
+        gather(tmp_path, *addresses)
+    broken[0] = False
+    gather(tmp_path, *addresses)
+    texts = [document.text for document in read_documents(tmp_path)]
+    assert texts == [BOOK, "Other text."]
+    assert [request.path for request, _ in httpserver.log].count("/a.txt") == 1
+
+
+def test_killed(httpserver: HTTPServer, tmp_path: Path) -> None:
+    """Each run dies a little later; a file without a hash is not fetched twice either."""
+    rows = "\n".join(json.dumps({"text": f"{n} " + "words " * 2000}) for n in range(150))
+    for path in ("/a.jsonl", "/b.jsonl"):
+        httpserver.expect_request(path).respond_with_data(rows)
+    settings = {"urls": [httpserver.url_for("/a.jsonl"), httpserver.url_for("/b.jsonl")]}
+    assert gather_in_child("url", settings, tmp_path / "whole") == 0
+    httpserver.clear_log()
+    for kill_at in (5, 140, 100):
+        assert gather_in_child("url", settings, tmp_path / "killed", kill_at) == -9
+    assert gather_in_child("url", settings, tmp_path / "killed") == 0
+    assert len(shards(tmp_path / "whole")) >= 3
+    assert shards(tmp_path / "whole") == shards(tmp_path / "killed")
+    assert [request.path for request, _ in httpserver.log].count("/a.jsonl") == 1
+
+
+def test_passwords_are_not_kept(httpserver: HTTPServer, tmp_path: Path) -> None:
+    httpserver.expect_request("/a.txt").respond_with_data(BOOK)
+    gather(tmp_path, httpserver.url_for("/a.txt").replace("//", "//me:sesame@"))
+    for path in tmp_path.iterdir():
+        assert b"sesame" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "ftp://x/y",
+        "http://",
+        "http://[::1",
+        "a.txt",
+        "http://x/y md5=12",
+        "http://x/y sha256=1",
+    ],
+)
+def test_addresses_that_are_none(line: str, tmp_path: Path) -> None:
+    with pytest.raises(HornbookError, match=r"is not an http\(s\) address|no address is named"):
+        UrlSource(UrlConfig(urls=[line]))
+    with pytest.raises(HornbookError, match="cannot be read"):
+        UrlSource(UrlConfig(list_file=str(tmp_path / "none")))
