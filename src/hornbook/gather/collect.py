@@ -50,6 +50,10 @@ COMMIT_SECONDS = 2.0
 COMMIT_CHARACTERS = 8 * 2**20
 """How much work a killed gathering of the network does again, at most."""
 
+SHOWN_COUNTS = 20
+"""Lines of the closing table that say what else happened, the largest; a dump has hundreds of
+templates whose words are lost."""
+
 _ALL = 2**62
 
 
@@ -159,8 +163,13 @@ class _Collecting:
         table.add_column(justify="right")
         table.add_row("documents", f"{self._progress['documents']:,}")
         table.add_row("text, MB", f"{self._progress['bytes'] / 1e6:,.1f}")
-        for what, count in sorted(self._tools.counts.items()):
+        counts = sorted(self._tools.counts.items(), key=lambda each: -each[1])
+        shown, others = counts[:SHOWN_COUNTS], counts[SHOWN_COUNTS:]
+        for what, count in sorted(shown):
             table.add_row(what, f"{count:,}")
+        if others:
+            more = sum(count for _, count in others)
+            table.add_row(f"{len(others)} more, see gather.json", f"{more:,}")
         if clients := self._tools.clients:
             table.add_row("requests", f"{sum(client.requests for client in clients):,}")
             table.add_row("requests again", f"{sum(client.retries for client in clients):,}")

@@ -105,6 +105,7 @@ class Wiki:
         limit = min(limit, DEEPEST_SEARCH)
         asked = {
             "list": "search",
+            "srwhat": "text",  # without CirrusSearch, titles are searched otherwise
             "srsearch": words,
             "srnamespace": "0",
             "srlimit": str(min(limit, TITLES_AT_ONCE)),
