@@ -31,9 +31,11 @@ def gather(wiki: MediaWiki, out: Path, **settings: object) -> dict[str, Document
 
 
 def test_search_links_and_licence(mediawiki: MediaWiki, tmp_path: Path) -> None:  # noqa: F811
-    """The wiki's own search is by title alone (SQLite); the links make up for it."""
+    """The wiki's own search (SQLite) looks into texts, and ranks them its own way."""
     found = gather(mediawiki, tmp_path / "a", topics=TOPICS, pages=9, depth=1)
-    assert 6 <= len(found) <= 9 and list(found)[:3] == TOPICS[:3]
+    assert 6 <= len(found) <= 9
+    for topic in TOPICS[:3]:
+        assert any(topic in document.text for document in found.values())
     first = next(iter(found.values()))
     assert first.source == "wikipedia" and first.language == "en" and first.created.endswith("Z")
     assert first.licence == "Creative Commons Attribution-ShareAlike 4.0"
