@@ -1,4 +1,4 @@
-"""Puts the measured numbers into docs/performance.md, so that none is typed by hand.
+"""Puts the measured numbers into docs/performance.md and docs/forecast.md: none is typed by hand.
 
     python benchmarks/tables.py
 
@@ -18,6 +18,7 @@ from hornbook.files import read_json, write_text
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
+FORECAST_PAGE = ROOT / "docs" / "forecast.md"
 RESULTS = Path(__file__).parent / "results"
 
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -49,7 +50,8 @@ def _origin(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    write_text(PAGE, filled(PAGE.read_text(encoding="utf-8")))
+    for page in (PAGE, FORECAST_PAGE):
+        write_text(page, filled(page.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

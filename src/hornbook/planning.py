@@ -155,10 +155,16 @@ def _recipe(name: str, overrides: dict[str, Any]) -> Recipe:
 def _wishes(arguments: Namespace, recipe: Recipe) -> tuple[ModelConfig, Wishes]:
     """The architecture that the recipe means, and what it asks of the step."""
     from hornbook.model.presets import resolve
+
+    config = resolve(recipe.model, _vocabulary(arguments, recipe))
+    return config, wishes_of(recipe, config)
+
+
+def wishes_of(recipe: Recipe, config: ModelConfig) -> Wishes:
+    """What a recipe asks of the step of a model."""
     from hornbook.plan.setup import Wishes
 
     pretrain = recipe.pretrain
-    config = resolve(recipe.model, _vocabulary(arguments, recipe))
     length = recipe.data.sequence_length or config.context
     limits = [
         ("global_batch_tokens", pretrain.global_batch_tokens >= 1, "at least 1"),
@@ -178,7 +184,7 @@ def _wishes(arguments: Namespace, recipe: Recipe) -> tuple[ModelConfig, Wishes]:
         "gpus": max(1, pretrain.gpus),
         "sharding": "fsdp" if pretrain.sharding == "hsdp" else pretrain.sharding,
     }
-    return config, Wishes(**given)
+    return Wishes(**given)
 
 
 def _others(recipe: Recipe, config: ModelConfig) -> dict[str, ModelConfig]:

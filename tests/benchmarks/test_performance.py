@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.tables import PAGE, filled
+from benchmarks.tables import FORECAST_PAGE, PAGE, filled
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_the_page_has_the_numbers_of_the_results_files() -> None:
-    page = PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", [PAGE, FORECAST_PAGE], ids=lambda path: path.name)
+def test_a_page_has_the_numbers_of_the_results_files(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
     assert filled(page) == page, "run `python benchmarks/tables.py`"
 
 

@@ -1,4 +1,4 @@
-"""Settings of the evaluate stage."""
+"""Settings of the evaluate stage, and of the forecast."""
 
 from __future__ import annotations
 
@@ -25,3 +25,30 @@ class EvaluateConfig:
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to evaluate; `auto` takes the fastest that works."""
+
+
+@dataclass
+class ForecastConfig:
+    """How much longer a run has to train for a loss."""
+
+    target_loss: float | None = None
+    """Loss to reach, in nats a token of this run's tokenizer."""
+
+    reference: str | None = None
+    """A finished model whose loss on this run's validation documents is the target: a Hugging Face
+    directory, a run, or a well-known name (phi-2, gpt2 ...)."""
+
+    gpu: str = "this"
+    """Device that the time is said for, besides the one of the run: a name that `plan` knows."""
+
+    price: float | None = None
+    """US dollars an hour for each GPU; default: a list price."""
+
+    column: Literal["loss", "validation"] = "loss"
+    """Which losses are fitted: those of the training steps, or the validation losses."""
+
+    bootstrap: int = 400
+    """Refits on resampled residuals, from which the interval comes."""
+
+    seed: int = 1337
+    """Seed of the resampling."""

@@ -23,6 +23,7 @@ from hornbook.files import write_text
 from hornbook.report import charts, facts, tables
 from hornbook.report.data import Run, mapping, read_run
 from hornbook.report.datasets import datasets
+from hornbook.report.forecast import forecasts
 from hornbook.report.glossary import GLOSSARY
 from hornbook.report.samples import sample_groups
 
@@ -75,7 +76,7 @@ def render(runs: list[Run]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    built = charts.build_charts(runs)
+    built, ahead = charts.build_charts(runs), forecasts(runs)
     scripts = [Markup(_chart_library()), Markup(_asset("report.js"))]
     page = environment.from_string(_asset("report.html.jinja")).render(
         version=__version__,
@@ -88,7 +89,11 @@ def render(runs: list[Run]) -> str:
         comparison=tables.comparison(runs),
         charts=built,
         chart_note=_chart_note(runs),
-        chart_data=_chart_data(runs, built),
+        forecasts=ahead,
+        chart_data={
+            **_chart_data(runs, built),
+            "forecasts": [{"id": each["id"], **each["picture"]} for each in ahead],
+        },
         samples=sample_groups(runs),
         evaluation=tables.evaluations(runs),
         datasets=datasets(runs),

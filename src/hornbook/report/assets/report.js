@@ -222,9 +222,57 @@
     return { plot, place, isLoss };
   }
 
+  // A forecast: what was measured, the fit, the band ahead of it, the target and the crossing.
+  function drawCrossing(plot, total) {
+    const { ctx, bbox } = plot;
+    const [low, middle, high] = total.map((x) =>
+      x == null ? bbox.left + bbox.width : plot.valToPos(x, "x", true));
+    ctx.save();
+    ctx.fillStyle = style("--run-2") + "22";
+    ctx.fillRect(low, bbox.top, high - low, bbox.height);
+    ctx.strokeStyle = style("--run-2");
+    ctx.lineWidth = 2 * devicePixelRatio;
+    ctx.beginPath();
+    ctx.moveTo(middle, bbox.top);
+    ctx.lineTo(middle, bbox.top + bbox.height);
+    ctx.stroke();
+    ctx.restore();
+  }
+
+  function drawForecast(forecast) {
+    const place = document.getElementById(forecast.id);
+    place.replaceChildren();
+    const end = forecast.ahead_tokens[forecast.ahead_tokens.length - 1];
+    const ahead = [forecast.low, forecast.middle, forecast.high];
+    const columns = [[forecast.tokens, forecast.loss], [forecast.fit_tokens, forecast.fit],
+      ...ahead.map((values) => [forecast.ahead_tokens, values])];
+    const line = (label, stroke, rest) => ({ label, stroke, width: 2, points: { show: false },
+      value: (plot, value) => brief(value), ...rest });
+    const fit = style("--run-1");
+    const lines = [line("measured", colour(0), { width: 1 }), line("fit", fit),
+      line("10 %", fit + "55", { width: 1 }), line("middle", fit, { dash: [6, 4] }),
+      line("90 %", fit + "55", { width: 1 })];
+    if (forecast.target != null) {
+      columns.push([[forecast.tokens[0], end], [forecast.target, forecast.target]]);
+      lines.push(line("target", style("--run-2")));
+    }
+    const width = root.classList.contains("print") ? 680 : place.clientWidth || 600;
+    const plot = new uPlot({
+      width,
+      height: Math.min(420, Math.max(260, Math.round(width * 0.42))),
+      series: [{ label: "tokens", value: (plot, value) => brief(value) }, ...lines],
+      bands: [{ series: [5, 3], fill: fit + "22" }],
+      scales: { x: { time: false, distr: 3, range: logRange } },
+      axes: axes({ label: "tokens" }, { logX: true, logY: false }, true),
+      cursor: { dataIdx: nearest, y: false },
+      hooks: { draw: forecast.total.length ? [(plot) => drawCrossing(plot, forecast.total)] : [] },
+    }, uPlot.join(columns), place);
+    return { plot, place };
+  }
+
   function drawAll() {
     plots.forEach(({ plot }) => plot.destroy());
-    plots = data.charts.map(draw);
+    plots = [...data.charts.map(draw), ...data.forecasts.map(drawForecast)];
   }
 
   function fit() {

@@ -1,0 +1,200 @@
+"""A run's own loss curve, ready to be fitted.
+
+In: `metrics.jsonl`. Out: a `Curve`: loss against tokens, and which of its points a power law may be
+fitted to. Left out, and counted: losses that are no numbers, the warm-up, and the part in which the
+learning rate falls.
+
+Why the falling part is left out: lowering the rate lowers the loss by itself, so that a fit through
+it promises a progress that does not go on (arXiv:2405.18392, figure 3; arXiv:2408.11029). Where the
+rate falls from the beginning (cosine), the points above half the peak are taken, along the area
+under the rate (`exposure`), which is what arXiv:2408.11029 puts in the tokens' place.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hornbook.errors import HornbookError
+
+Column = npt.NDArray[np.float64]
+
+AVERAGED = 50
+"""Steps over which a loss is averaged before it is compared (train/stop.py)."""
+
+FULL_RATE, HALF_RATE = 0.99, 0.5
+"""Shares of the peak rate: above the first a rate counts as constant; of a rate that falls all the
+way, what is above the second is fitted."""
+
+SHORT_PLATEAU = 0.25
+"""A constant part shorter than this share of the run is the top of a falling rate."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss against tokens; every column is `[points]`, in the order of training."""
+
+    tokens: Column
+    """Trained on when the loss was measured."""
+    exposure: Column
+    """Tokens weighted with the learning rate's share of its peak: the area under the rate."""
+    loss: Column
+    """Nats a token; finite."""
+    fitted: npt.NDArray[np.bool_]
+    """Points that the fit may use."""
+    falling: bool
+    """Whether the rate was already falling in the points that are fitted."""
+    annealed: bool
+    """Whether the last points are of a part with a falling rate that is not fitted."""
+    averaged: int
+    """Losses whose mean is what is compared with a target: 50 of steps, one of evaluations."""
+    tokens_per_point: float
+    tokens_per_step: float
+    tokens_per_second: float
+    """Median of the last half of the run; NaN where it was not logged."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """How many points were left out, by reason."""
+
+    @property
+    def now(self) -> float:
+        """The loss at the end of the curve."""
+        return float(self.loss[-self.averaged :].mean())
+
+
+def read_curve(metrics: Path, column: Literal["loss", "validation"] = "loss") -> Curve:
+    """Read the curve of a run that is finished, stopped or going on.
+
+    Args:
+        metrics: the run's `metrics.jsonl`.
+        column: the training loss of each step, or the losses on the validation set.
+
+    Raises:
+        HornbookError: there is no such file, or it has fewer than three losses.
+    """
+    training, validation, unreadable = _tables(metrics)
+    dropped = Counter({"unreadable line": unreadable} if unreadable else {})
+    exposure, share = _exposure(training)
+    table = training if column == "loss" else validation
+    loss = table["loss"]
+    tokens = table["tokens"]
+    good = np.isfinite(loss) & (tokens > 0)  # before the first step there is no x
+    dropped["not a number"] = int((~np.isfinite(loss)).sum())
+    count = min(int(good.sum()), len(training["step"]))
+    if count < 3:
+        raise HornbookError(
+            f"has {count} losses that are numbers, too few to forecast anything",
+            where=metrics, hint="Train on; a forecast needs at least 200 steps",
+        )  # fmt: skip
+    if column == "validation":
+        exposure = np.interp(tokens, training["tokens"], exposure)
+        share = np.interp(tokens, training["tokens"], share)
+    fitted, falling = _window(share)
+    dropped["warm-up"] = int((good & ~fitted & _before(fitted)).sum())
+    dropped["learning rate falling"] = int((good & ~fitted & ~_before(fitted)).sum())
+    speeds = training["tokens_per_second"][len(training["tokens_per_second"]) // 2 :]
+    speeds = speeds[np.isfinite(speeds)]
+    steps = np.diff(training["tokens"]) / np.maximum(1, np.diff(training["step"]))
+    return Curve(
+        tokens=tokens[good],
+        exposure=exposure[good],
+        loss=loss[good],
+        fitted=fitted[good],
+        falling=falling,
+        annealed=bool(len(fitted)) and not fitted[-1],
+        averaged=AVERAGED if column == "loss" else 1,
+        tokens_per_point=float(np.median(np.diff(tokens))),
+        tokens_per_step=float(np.median(steps)) if len(steps) else math.nan,
+        tokens_per_second=float(np.median(speeds)) if len(speeds) else math.nan,
+        dropped={reason: count for reason, count in dropped.items() if count},
+    )
+
+
+def _exposure(training: dict[str, Column]) -> tuple[Column, Column]:
+    """The area under the rate at each step, and each step's rate as a share of the peak."""
+    tokens, rates = training["tokens"], training["learning_rate"]
+    peak = float(np.nanmax(rates)) if np.isfinite(rates).any() else math.nan
+    # A file without rates is taken to have a constant one.
+    share = rates / peak if peak > 0 else np.ones_like(tokens)
+    share = np.where(np.isfinite(share), share, 1.0)
+    return np.cumsum(np.diff(tokens, prepend=0.0) * share), share
+
+
+def _window(share: Column) -> tuple[npt.NDArray[np.bool_], bool]:
+    """Points to fit, and whether the rate falls among them."""
+    full = share >= FULL_RATE
+    started = np.logical_or.accumulate(full)
+    constant = started & full
+    if constant.sum() >= SHORT_PLATEAU * started.sum():
+        return constant, False
+    return started & (share >= HALF_RATE), True
+
+
+def _before(fitted: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Points before the first that is fitted."""
+    return ~np.logical_or.accumulate(fitted)
+
+
+def _tables(metrics: Path) -> tuple[dict[str, Column], dict[str, Column], int]:
+    """Training and validation columns, and how many lines could not be read."""
+    wanted = {
+        "training": ("step", "tokens", "loss", "learning_rate", "tokens_per_second"),
+        "validation": ("step", "tokens", "validation_loss"),
+    }
+    rows: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in wanted}
+    unreadable = 0
+    for line in _lines(metrics):
+        if line is None:
+            unreadable += 1
+            continue
+        kind = "validation" if "validation_loss" in line else "training"
+        if "event" in line or not ("loss" in line or kind == "validation"):
+            continue
+        row = tuple(_number(line.get(name)) for name in wanted[kind])
+        if not math.isfinite(row[0]) or not math.isfinite(row[1]):
+            unreadable += 1
+            continue
+        while rows[kind] and rows[kind][-1][0] >= row[0]:  # the run went back to a checkpoint
+            rows[kind].pop()
+        rows[kind].append(row)
+    tables = {}
+    for kind, names in wanted.items():
+        columns = np.array(rows[kind], dtype=np.float64).reshape(-1, len(names)).T
+        tables[kind] = dict(
+            zip((n.removeprefix("validation_") for n in names), columns, strict=True)
+        )
+    return tables["training"], tables["validation"], unreadable
+
+
+def _lines(metrics: Path) -> Iterator[dict[str, Any] | None]:
+    """Each line's object; None for one that cannot be read, unless it is still being written."""
+    try:
+        with open(metrics, "rb") as handle:
+            for line in handle:
+                try:
+                    value = json.loads(line)
+                except ValueError:
+                    value = None
+                if isinstance(value, dict):
+                    yield value
+                elif line.strip() and line.endswith(b"\n"):
+                    yield None
+    except FileNotFoundError:
+        raise HornbookError(
+            "no such file: nothing is trained here yet", where=metrics,
+            hint="`hornbook forecast` takes a run directory such as runs/quickstart",
+        ) from None  # fmt: skip
+
+
+def _number(value: Any) -> float:
+    """A JSON value as a float; NaN where it is not a number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return math.nan
+    return float(value)

@@ -1,0 +1,242 @@
+"""How much longer a run has to train for a loss, with an interval; or that it never will.
+
+In: a run's curve, a target. Out: a `Forecast`, as plain values for JSON, the screen and the report.
+
+The constant rate goes on: the curve that is fitted has no falling part, and neither has the one
+that is forecast. Where the run has shown what its falling rate gained (a finished `wsd` run), that
+gain is counted on again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from hornbook.errors import HornbookError
+from hornbook.evaluate.cost import Cost
+from hornbook.evaluate.curve import Curve
+from hornbook.evaluate.fit import FARTHEST, FIRST_SHARE, Ensemble, ensemble
+from hornbook.evaluate.laws import LAWS, Place, size_for, tokens_for, within
+from hornbook.evaluate.reference import Reference
+
+FEWEST = {"loss": 200, "validation": 20}
+"""Points without which nothing is forecast."""
+
+LEAST_SPAN = 8.0
+"""Ratio of the last to the first fitted tokens below which nothing is forecast."""
+
+AHEAD = (2.0, 5.0, 10.0)
+"""Multiples of the tokens so far, after which the loss is said."""
+
+SHARES = (0.1, 0.5, 0.9)
+"""Of the ensemble: the band is that of 80 %."""
+
+POINTS = 400
+"""Of the curve in the picture."""
+
+Outcome = Literal["none", "reached", "expected", "far", "never"]
+
+
+@dataclass
+class Forecast:
+    """All that was found. Three numbers are always low, middle, high; infinity is None."""
+
+    unit: str
+    tokens: float
+    """Trained on so far."""
+    loss: float
+    """Mean of the last 50 losses."""
+    floor: list[float]
+    exponent: list[float]
+    drift: float
+    gain: float | None
+    """Nats that the falling rate gained, where that was seen."""
+    ahead: list[dict[str, Any]]
+    outcome: Outcome = "none"
+    target: float | None = None
+    target_name: str = ""
+    target_note: str = ""
+    reach: float | None = None
+    """Share of the ensemble that reaches the target within 100 times the tokens."""
+    total: list[float | None] = field(default_factory=list)
+    """Tokens at the target, from the beginning."""
+    laws: list[dict[str, Any]] = field(default_factory=list)
+    sizes: list[dict[str, Any]] = field(default_factory=list)
+    costs: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    picture: dict[str, list[float]] = field(default_factory=dict)
+
+
+def check_enough(curve: Curve, column: Literal["loss", "validation"]) -> None:
+    """Refuse to extrapolate from too little, saying how much is needed."""
+    count, fewest = int(curve.fitted.sum()), FEWEST[column]
+    exposure = curve.exposure[curve.fitted]
+    span = exposure[-1] / exposure[0] if count else 0.0
+    if count >= fewest and span >= LEAST_SPAN:
+        return
+    tokens = max((fewest - count) * curve.tokens_per_point, 0.0)
+    if count:
+        tokens = max(tokens, LEAST_SPAN * exposure[0] - exposure[-1])
+    steps = max(1, math.ceil(tokens / curve.tokens_per_step))
+    what = "steps" if column == "loss" else "evaluations"
+    raise HornbookError(
+        f"{count} {what} at a constant rate, over a {span:.1f}-fold range of tokens, are too few to"
+        f" forecast from: {fewest} and an {LEAST_SPAN:g}-fold range are needed",
+        where="forecast",
+        hint=f"Train about {steps:,} steps more ({tokens:,.0f} tokens) before the rate falls",
+    )
+
+
+def forecast(
+    curve: Curve, column: Literal["loss", "validation"], target: float | Reference | None,
+    place: Place, own_loss: float | None, devices: list[Cost], times: int, seed: int,
+) -> Forecast:  # fmt: skip
+    """Fit the curve, and say when it reaches the target.
+
+    Args:
+        curve: of the run.
+        column: what the curve is of.
+        target: nats a token of the curve; or a reference, measured as `own_loss` is.
+        place: the run's size and tokens.
+        own_loss: the run's loss on the documents of the reference.
+        devices: what the time is said for.
+        times: refits for the interval.
+        seed: of the resampling.
+    """
+    check_enough(curve, column)
+    x, y = curve.exposure[curve.fitted], curve.loss[curve.fitted]
+    made = ensemble(x, y, times, seed, curve.averaged)
+    now = curve.now
+    gain = made.best.loss(float(curve.exposure[-1])) - now if curve.annealed else None
+    # As many tokens as there were besides those at the full rate.
+    beyond = float(curve.tokens[curve.fitted][-1] - x[-1])
+    found = Forecast(
+        unit="nats a token",
+        tokens=float(curve.tokens[-1]),
+        loss=now,
+        floor=_three(np.maximum(made.floors - (gain or 0.0), 0.0)),
+        exponent=_three(made.exponents),
+        drift=made.drift,
+        gain=gain,
+        ahead=[_ahead(made, factor, curve, beyond, gain or 0.0) for factor in AHEAD],
+        notes=_notes(curve, made, gain, place),
+    )
+    if isinstance(target, Reference):
+        assert own_loss is not None, "a reference is compared with the run's own loss"
+        # Validation and training loss differ; the curve is moved by what they differ here.
+        found.target = target.loss - own_loss + now
+        found.target_name, found.target_note = target.name, target.note
+        span = [target.low - own_loss + now, target.high - own_loss + now]
+    else:
+        found.target, span = target, []
+    if found.target is not None:
+        wanted = [value + (gain or 0.0) for value in (found.target, *span)]
+        _cross(found, made, wanted, beyond, place, devices)
+    found.picture = _picture(curve, made, found, beyond)
+    return found
+
+
+def _cross(
+    found: Forecast, made: Ensemble, wanted: list[float], beyond: float, place: Place,
+    devices: list[Cost],
+) -> None:  # fmt: skip
+    """Where the ensemble, and the laws, reach the target."""
+    assert found.target is not None
+    if found.loss <= found.target:
+        found.outcome, found.total = "reached", [found.tokens] * 3
+        return
+    # A target that is itself a range: each third of the ensemble goes for another end of it.
+    crossing = np.concatenate([made.crossing(value) for value in wanted]) + beyond
+    crossing = np.maximum(crossing, found.tokens)
+    low, middle, high = np.quantile(crossing, SHARES, method="inverted_cdf")
+    found.reach = float(np.isfinite(crossing).mean())
+    found.total = [_finite(value) for value in (low, middle, high)]
+    never = wanted[0] < np.quantile(made.floors, SHARES[0])
+    found.outcome = "expected" if math.isfinite(middle) else "never" if never else "far"
+    for law in LAWS:
+        tokens = tokens_for(law, place, found.target)
+        found.laws.append({"name": law.name, "source": law.source, "tokens": _finite(tokens)})
+    if found.outcome == "expected":
+        for cost in devices:
+            hours = [
+                None if total is None else (total - found.tokens) / cost.tokens_per_second / 3600
+                for total in found.total
+            ]
+            dollars = [None if h is None or not cost.price else h * cost.price for h in hours]
+            found.costs.append({**vars(cost), "hours": hours, "dollars": dollars})
+    elif found.outcome == "never":
+        for law in LAWS:
+            size = size_for(law, place, float(np.median(made.floors)), wanted[0])
+            found.sizes.append({"name": law.name, "parameters": _finite(size)})
+
+
+def _ahead(
+    made: Ensemble, factor: float, curve: Curve, beyond: float, gain: float
+) -> dict[str, Any]:
+    tokens = factor * float(curve.tokens[-1])
+    low, middle, high = made.at(tokens - beyond, SHARES) - gain
+    return {"tokens": tokens, "loss": [float(low), float(middle), float(high)]}
+
+
+def _notes(curve: Curve, made: Ensemble, gain: float | None, place: Place) -> list[str]:
+    notes = [f"{count:,} points left out: {why}" for why, count in curve.dropped.items()]
+    if made.spikes:
+        notes.append(f"{made.spikes:,} points left out: far from their neighbours")
+    if gain is not None:
+        notes.append(
+            f"the falling rate at the end gained {gain:.3f} nats; that is counted on again"
+        )
+    elif curve.falling:
+        notes.append(
+            "the rate fell all the way: fitted where it is above half its peak, along the area"
+            " under it; tokens ahead are at the full rate, and the end of the fall gains more"
+        )
+    else:
+        notes.append("a falling rate at the end lowers the loss further; that is not counted on")
+    if not within(place):
+        notes.append(
+            "the laws were fitted on models from 44M parameters and after 1B tokens; before that"
+            " they only hint"
+        )
+    return notes
+
+
+def _picture(
+    curve: Curve, made: Ensemble, found: Forecast, beyond: float
+) -> dict[str, list[float]]:
+    """Losses, the fit before the end of the fitted points, and the band after it."""
+    edges = np.unique(np.geomspace(1, len(curve.tokens) + 1, POINTS).astype(int)) - 1
+    losses = [curve.loss[a:b].mean() for a, b in itertools.pairwise(edges)]
+    end = float(curve.exposure[curve.fitted][-1])
+    reached = [total for total in found.total if total is not None]
+    farthest = min(FARTHEST * end, max([3 * end, *(1.5 * total for total in reached)]))
+    fitted = np.geomspace(FIRST_SHARE * end, end, 50)
+    grid = np.geomspace(end, farthest, 80)
+    gain = found.gain or 0.0
+    bands = np.array([made.at(float(x), SHARES) for x in grid]).T - gain
+    return {
+        "tokens": _rounded(curve.tokens[edges[:-1]]),
+        "loss": _rounded(np.array(losses)),
+        "fit_tokens": _rounded(fitted + beyond),
+        "fit": _rounded(np.array([made.best.loss(float(x)) for x in fitted])),
+        "ahead_tokens": _rounded(grid + beyond),
+        "low": _rounded(bands[0]),
+        "middle": _rounded(bands[1]),
+        "high": _rounded(bands[2]),
+    }
+
+
+def _three(values: Any) -> list[float]:
+    return [float(value) for value in np.quantile(values, SHARES)]
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]

@@ -1,0 +1,178 @@
+"""The `forecast` verb: how much longer a run has to train for a loss, or for a model's quality.
+
+In: parsed words and the `forecast` section of a recipe. Out: an exit code; RUN/forecast/
+forecast.json and forecast.txt, the picture in report.html, and the answer on stdout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hornbook.errors import HornbookError, check_limits
+from hornbook.files import read_json, write_json, write_text
+from hornbook.recipe import Recipe, load_recipe
+from hornbook.run import RunDirectory
+from hornbook.stages import evaluation_texts, tokens_folder
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+    from hornbook.evaluate.cost import Cost
+    from hornbook.evaluate.curve import Curve
+    from hornbook.evaluate.forecast import Forecast
+    from hornbook.evaluate.reference import Reference
+    from hornbook.model.config import ModelConfig
+
+
+def main(arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """Forecast the run `arguments.run`."""
+    from hornbook.report.build import build_report
+
+    run = RunDirectory(Path(arguments.run))
+    if not run.recipe_file.is_file():
+        raise HornbookError(
+            "is no run directory (no recipe.yaml in it)", where=run.path,
+            hint="`hornbook forecast` takes folders such as runs/quickstart",
+        )  # fmt: skip
+    found = forecast_run(run, load_recipe(str(run.recipe_file), overrides))
+    folder = run.path / "forecast"
+    values = {"format": 1, "run": run.path.resolve().name, **dataclasses.asdict(found)}
+    text = "\n".join(lines(found)) + "\n"
+    write_text(folder / "forecast.txt", text)
+    write_json(folder / "forecast.json", values)
+    page = build_report([run.path], run.path / "report.html")
+    if arguments.json:
+        sys.stdout.write(json.dumps(values) + "\n")
+    else:
+        sys.stdout.write(f"{text}picture       {page}\n")
+    return 0
+
+
+def forecast_run(run: RunDirectory, recipe: Recipe) -> Forecast:
+    """Read the run, measure the reference where one is asked for, and forecast."""
+    from hornbook.evaluate.curve import read_curve
+    from hornbook.evaluate.forecast import check_enough, forecast
+    from hornbook.evaluate.laws import Place
+    from hornbook.evaluate.reference import documents_to_measure, measure, reference_of
+    from hornbook.model.count import parameters
+    from hornbook.model.presets import resolve
+    from hornbook.tokenizer.tokenizer import Tokenizer
+    from hornbook.tokens.manifest import Manifest
+
+    config = recipe.forecast
+    limits = [
+        ("bootstrap", config.bootstrap >= 100, "at least 100"),
+        ("price", (config.price or 0) >= 0, "0 or more"),
+    ]
+    check_limits(config, "forecast", limits)
+    if config.reference and config.target_loss is not None:
+        raise HornbookError(
+            "a target loss and a reference are both given", where="forecast", hint="Give one"
+        )
+    curve = read_curve(run.folder("pretrain") / "metrics.jsonl", config.column)
+    check_enough(curve, config.column)
+    tokens = tokens_folder(recipe, run)
+    model = resolve(recipe.model, Tokenizer.load(tokens / "tokenizer").size)
+    count, totals = parameters(model), Manifest.read(tokens).totals("train")
+    place = Place(
+        float(count.total), float(count.blocks), float(curve.tokens[-1]),
+        curve.now, totals.bytes / max(1, totals.tokens),
+    )  # fmt: skip
+    target: float | Reference | None = config.target_loss
+    own_loss = None
+    if config.reference:
+        texts = documents_to_measure(
+            evaluation_texts(recipe, [run.folder("prepare") / "validation"])
+        )
+        own, _ = measure(run.path, texts, recipe.evaluate)
+        own_loss = own.loss
+        target = reference_of(config.reference, texts, own, place, recipe.evaluate)
+    devices = _devices(run, recipe, curve, model)
+    return forecast(
+        curve, config.column, target, place, own_loss, devices, config.bootstrap, config.seed
+    )
+
+
+def _devices(run: RunDirectory, recipe: Recipe, curve: Curve, model: ModelConfig) -> list[Cost]:
+    """The run's own device, and others."""
+    from hornbook.evaluate.cost import costs
+    from hornbook.planning import wishes_of
+
+    machine = read_json(run.folder("pretrain") / "machine.json")
+    wishes = wishes_of(recipe, model)
+    config = recipe.forecast
+    return costs(
+        curve.tokens_per_second, str(machine.get("device_name", "")), model, wishes, config.gpu,
+        config.price,
+    )  # fmt: skip
+
+
+def lines(found: Forecast) -> list[str]:
+    """The answer in words."""
+    from hornbook.plan.show import duration, number
+
+    def three(values: list[float]) -> str:
+        return f"{values[1]:.3f} ({values[0]:.3f} to {values[2]:.3f})"
+
+    def more(value: float | None) -> str:
+        return "never" if value is None else f"{number(value - found.tokens)} more"
+
+    out = [
+        f"now           {found.loss:.3f} {found.unit} after {number(found.tokens)} tokens",
+        f"floor         {three(found.floor)}: what this curve comes near and never reaches",
+        f"exponent      {three(found.exponent)}",
+        *(
+            f"at {number(each['tokens']):<11}{three(each['loss'])}    80 % band"
+            for each in found.ahead
+        ),
+    ]
+    if found.target is not None:
+        named = f" ({found.target_name})" if found.target_name else ""
+        out += ["", f"target        {found.target:.3f}{named}"]
+        out += [f"              {found.target_note}"] if found.target_note else []
+        out += _answer(found)
+        out += [
+            f"  {more(law['tokens']):<18}by {law['name']} ({law['source']})" for law in found.laws
+        ]
+        known = [law["tokens"] for law in found.laws if law["tokens"]] + found.total[1:2]
+        if found.outcome == "expected" and len(known) > 1:
+            factor = max(known) / min(known)
+            out.append(f"  in all tokens they disagree by a factor of {factor:.1f}")
+        for cost in found.costs:
+            low, middle, high = ("no end seen" if h is None else duration(h) for h in cost["hours"])
+            money = cost["dollars"][1]
+            price = "" if money is None else f", ${money:,.2f}"
+            mark = "as measured" if cost["measured"] else "by plan"
+            out.append(f"  {cost['device']:<18}{middle} ({low} to {high}){price}, {mark}")
+    return [*out, "", *(f"note: {note}" for note in found.notes)]
+
+
+def _answer(found: Forecast) -> list[str]:
+    from hornbook.plan.show import number
+
+    if found.outcome == "reached":
+        return ["answer        reached already"]
+    low, middle, high = found.total
+    share = f"{100 * (found.reach or 0):.0f} % of the curves that the data allow reach it"
+    if found.outcome == "expected" and middle is not None and low is not None:
+        more = number(middle - found.tokens)
+        least = number(low - found.tokens)
+        most = "no end seen" if high is None else number(high - found.tokens)
+        return [
+            f"answer        {more} more tokens (80 %: {least} to {most}), {number(middle)} in all",
+            f"              {share}",
+        ]
+    if found.outcome == "never":
+        said = ["answer        never: the floor of this curve is above it"]
+    else:
+        said = [f"answer        not within 100 times the tokens so far; {share}"]
+    sizes = [size["parameters"] for size in found.sizes if size["parameters"]]
+    if sizes:
+        smallest, largest = number(min(sizes)), number(max(sizes))
+        wanted = smallest if smallest == largest else f"{smallest} to {largest}"
+        said.append(f"              a larger model is needed, of about {wanted} parameters")
+    return said

@@ -1,0 +1,117 @@
+"""The fit finds laws that are known, and its band holds what comes as often as it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.evaluate.synthetic_curves import Known, drawn, tokens
+
+from hornbook.evaluate import fit as module
+from hornbook.evaluate.fit import Ensemble, ensemble, fit
+
+STEPS = 1000
+
+
+def seen(known: Known, seed: int, ahead: int = 3) -> tuple[Ensemble, float, float]:
+    """Fitted to 1,000 steps (but the first 2 %); the middle of the last 50 of three times as many,
+    and their mean loss."""
+    x = tokens(ahead * STEPS)
+    y = known.measured(x, seed)
+    made = ensemble(x[20:STEPS], y[20:STEPS], 200, 1, 50)
+    return made, float(x[-25]), float(y[-50:].mean())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.3, 3), st.floats(0.3, 2), st.floats(0.15, 0.8))
+def test_a_law_without_noise_is_found(floor: float, scale: float, exponent: float) -> None:
+    x = tokens(STEPS)
+    known = Known(floor, scale, exponent, x[-1])
+    found, far = fit(x, known.loss(x)), 10 * float(x[-1])
+    assert found.loss(far) == pytest.approx(float(known.loss(far)), rel=0.01, abs=0.01)
+    assert found.exponent == pytest.approx(exponent, abs=0.03)
+
+
+def test_noise_is_averaged_out() -> None:
+    errors = []
+    for seed in range(20):
+        known = drawn(seed, STEPS)
+        x = tokens(STEPS)
+        found = fit(x[20:], known.measured(x, seed)[20:])
+        errors.append(found.loss(3 * x[-1]) / float(known.loss(3 * x[-1])) - 1)
+    assert np.median(np.abs(errors)) < 0.015 and abs(np.mean(errors)) < 0.01
+
+
+def coverage(seeds: range) -> float:
+    held = 0
+    for seed in seeds:
+        made, x, truth = seen(drawn(seed, STEPS), seed)
+        low, _, high = made.at(x)
+        held += low <= truth <= high
+    return held / len(seeds)
+
+
+def test_the_bootstrap_alone_holds_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the law is exactly right no drift is needed: 80 % is 80 %, within 20 draws."""
+    monkeypatch.setattr(module, "_drift", lambda x, y, best: 0.0)
+    assert 0.6 <= coverage(range(20)) <= 0.95
+
+
+@pytest.mark.long
+def test_coverage_over_200_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert coverage(range(100)) >= 0.85  # with the drift that real curves need
+    monkeypatch.setattr(module, "_drift", lambda x, y, best: 0.0)
+    assert 0.7 <= coverage(range(200)) <= 0.9
+
+
+def test_correlated_noise_widens_the_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_drift", lambda x, y, best: 0.0)
+    widths = []
+    for correlation in (0.0, 0.95):
+        made, x, _ = seen(Known(2, 1, 0.3, tokens(STEPS)[-1], 0.05, correlation), 3)
+        low, _, high = made.at(x)
+        widths.append(high - low)
+    assert widths[1] > 1.3 * widths[0]
+
+
+def test_spikes_do_not_matter() -> None:
+    known = drawn(5, STEPS)
+    x = tokens(STEPS)
+    y = known.measured(x, 5)
+    spiked = y.copy()
+    places = np.random.default_rng(0).choice(STEPS, STEPS // 20, replace=False)
+    spiked[places] += np.random.default_rng(1).uniform(1, 5, len(places))
+    calm, rough = fit(x, y).loss(3 * x[-1]), fit(x, spiked).loss(3 * x[-1])
+    assert rough == pytest.approx(calm, rel=0.01)
+    assert ensemble(x, spiked, 100, 1, 50).spikes >= 30
+
+
+def test_a_law_that_bends_gets_a_drift() -> None:
+    """A curve that is no power law: the hindcasts notice, and the band is wider for it."""
+    x = tokens(STEPS)
+    bent = 3 + 0.4 * np.cos(np.log(x / x[-1])) + np.random.default_rng(0).normal(0, 0.02, STEPS)
+    straight = Known(2, 1, 0.3, x[-1], 0.02, 0.0).measured(x, 0)
+    assert ensemble(x, bent, 100, 1, 50).drift > 2 * ensemble(x, straight, 100, 1, 50).drift
+
+
+def test_where_curves_cross_a_target() -> None:
+    x = tokens(STEPS)
+    known = Known(2.0, 1.0, 0.4, x[-1], 0.02, 0.0)
+    made = ensemble(x, known.measured(x, 1), 400, 1, 50)
+    target = float(known.loss(5 * x[-1]))
+    low, middle, high = np.quantile(made.crossing(target), (0.1, 0.5, 0.9), method="inverted_cdf")
+    assert low < 5 * x[-1] < high and middle == pytest.approx(5 * x[-1], rel=0.5)
+    assert np.isinf(made.crossing(0.0)).all()
+    assert made.crossing(9.0) == pytest.approx(made.grid[0])
+    crossing = made.crossing(target)
+    for row in (0, 100):  # each on its own curve
+        loss = np.interp(np.log(crossing[row]), np.log(made.grid), made.curves[row])
+        assert loss == pytest.approx(target, abs=1e-6) or np.isinf(crossing[row])
+
+
+def test_the_same_seed_gives_the_same_band() -> None:
+    x = tokens(STEPS)
+    y = drawn(1, STEPS).measured(x, 1)
+    first, second, third = (ensemble(x, y, 100, seed, 50).at(3 * x[-1]) for seed in (1, 1, 2))
+    assert (first == second).all() and (first != third).any()

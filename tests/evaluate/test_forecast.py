@@ -1,0 +1,143 @@
+"""When a run reaches a target: expected, reached, far, never; and what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.evaluate.synthetic_curves import Known, rates, tokens, write_metrics
+
+from hornbook.errors import HornbookError
+from hornbook.evaluate.cost import Cost, costs
+from hornbook.evaluate.curve import Curve, read_curve
+from hornbook.evaluate.forecast import Forecast, check_enough, forecast
+from hornbook.evaluate.laws import Place
+from hornbook.evaluate.reference import Reference
+from hornbook.model.presets import PRESETS
+from hornbook.plan.setup import Wishes
+
+STEPS = 1000
+KNOWN = Known(2.0, 1.0, 0.45, float(tokens(STEPS)[-1]), 0.03, 0.3)
+SPEED = 1e5
+DEVICE = Cost("here", True, SPEED, 3.6)
+
+
+def curve_of(folder: Path, schedule: str = "constant", gain: float = 0.0) -> Curve:
+    losses = KNOWN.measured(tokens(STEPS), 1)
+    learning_rates = rates(STEPS, schedule)
+    losses -= gain * (1 - np.minimum(1, learning_rates / 1e-3)) * (np.arange(STEPS) > STEPS / 2)
+    return read_curve(write_metrics(folder / "metrics.jsonl", losses, learning_rates))
+
+
+def made(curve: Curve, target: float | Reference | None, own: float | None = None) -> Forecast:
+    place = Place(124e6, 85e6, float(curve.tokens[-1]), curve.now, 4.4)
+    return forecast(curve, "loss", target, place, own, [DEVICE], 400, 1)
+
+
+def test_a_target_ahead(tmp_path: Path) -> None:
+    curve = curve_of(tmp_path)
+    target = float(KNOWN.loss(4 * KNOWN.unit))
+    found = made(curve, target)
+    low, middle, high = found.total
+    assert low is not None and middle is not None and high is not None
+    assert found.outcome == "expected" and low < 4 * KNOWN.unit < high
+    assert middle == pytest.approx(4 * KNOWN.unit, rel=0.5)
+    hours = [(total - found.tokens) / SPEED / 3600 for total in (low, middle, high)]
+    assert found.costs[0]["hours"] == pytest.approx(hours)
+    assert found.costs[0]["dollars"] == pytest.approx([3.6 * each for each in hours])
+    assert found.loss == pytest.approx(float(KNOWN.loss(KNOWN.unit)), abs=0.03)
+    for each in found.ahead:
+        truth = float(KNOWN.loss(each["tokens"]))
+        assert each["loss"][0] < truth < each["loss"][2]
+    assert len(found.laws) == 3 and all(law["tokens"] for law in found.laws)
+
+
+def test_a_target_that_is_passed(tmp_path: Path) -> None:
+    found = made(curve_of(tmp_path), 3.5)
+    assert found.outcome == "reached" and found.total == [found.tokens] * 3 and not found.costs
+
+
+def test_a_target_below_the_floor(tmp_path: Path) -> None:
+    found = made(curve_of(tmp_path), 1.5)
+    assert found.outcome == "never" and found.floor[0] > 1.5
+    assert found.total[1] is None and (found.reach or 0) < 0.05
+    sizes = [size["parameters"] for size in found.sizes]
+    assert len(sizes) == 3 and all(size > 85e6 for size in sizes)
+
+
+def test_a_target_too_far_to_say(tmp_path: Path) -> None:
+    """Beyond 100 times the tokens nothing is promised, though no floor is in the way."""
+    found = made(curve_of(tmp_path), 1.8)
+    assert found.outcome == "far" and found.total[1] is None and not found.sizes
+
+
+def test_what_the_falling_rate_gained_is_counted_on_again(tmp_path: Path) -> None:
+    plain = made(curve_of(tmp_path), None)
+    fallen = made(curve_of(tmp_path, "wsd", gain=0.2), None)
+    assert plain.gain is None
+    assert fallen.gain == pytest.approx(0.2, abs=0.05)
+    assert fallen.ahead[0]["loss"][1] == pytest.approx(plain.ahead[0]["loss"][1] - 0.2, abs=0.06)
+
+
+def test_a_reference_moves_with_the_runs_own_validation_loss(tmp_path: Path) -> None:
+    """The run is 0.3 worse on the documents than on its training text; so is the target."""
+    curve = curve_of(tmp_path)
+    own = curve.now + 0.3
+    reference = Reference("other", "measured", own - 0.2, own - 0.2, own - 0.2, "measured")
+    found = made(curve, reference, own)
+    assert found.target == pytest.approx(curve.now - 0.2)
+    assert found.total == pytest.approx(made(curve, curve.now - 0.2).total, rel=0.05)
+    vague = replace(reference, how="law", low=own - 0.3, high=own - 0.1)
+    wide = made(curve, vague, own)
+    narrow_high, wide_high = found.total[2] or math.inf, wide.total[2] or math.inf
+    assert (wide.total[0] or 0) < (found.total[0] or 0) and wide_high >= narrow_high
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [(3, "Train about"), (150, "Train about 7[0-9] steps more"), (199, "Train about 2[0-9] steps")],
+)
+def test_too_little_is_refused_and_what_is_needed_said(
+    tmp_path: Path, steps: int, words: str
+) -> None:
+    losses = KNOWN.measured(tokens(steps), 1)
+    path = write_metrics(tmp_path / "metrics.jsonl", losses, rates(steps, "constant"))
+    with pytest.raises(HornbookError, match=words):
+        check_enough(read_curve(path), "loss")
+
+
+def test_a_long_warm_up_leaves_too_short_a_range(tmp_path: Path) -> None:
+    losses = KNOWN.measured(tokens(800), 1)
+    learning_rates = rates(800, "constant", warmup=400)
+    path = write_metrics(tmp_path / "metrics.jsonl", losses, learning_rates)
+    with pytest.raises(HornbookError, match=r"\d\.\d-fold range of tokens, are too few"):
+        check_enough(read_curve(path), "loss")
+    more = np.concatenate([losses, KNOWN.measured(tokens(1100), 2)])
+    path = write_metrics(tmp_path / "metrics.jsonl", more, rates(1900, "constant", warmup=400))
+    check_enough(read_curve(path), "loss")
+
+
+def test_no_constant_part_yet(tmp_path: Path) -> None:
+    learning_rates = np.linspace(1e-5, 1e-3, 100)
+    path = write_metrics(tmp_path / "m.jsonl", KNOWN.measured(tokens(100), 1), learning_rates)
+    with pytest.raises(HornbookError, match="too few to forecast from: 200"):
+        check_enough(read_curve(path), "loss")
+
+
+def test_other_gpus_are_scaled_by_how_this_one_did() -> None:
+    """Half as fast as planned here: half as fast as planned elsewhere."""
+    config = PRESETS["gpt2-124m"]
+    wishes = Wishes(sequence_length=1024, global_batch_tokens=65536)
+    names = "NVIDIA H100 80GB HBM3"
+    fast, slow = (costs(speed, names, config, wishes, "l4", None) for speed in (4e5, 2e5))
+    assert [cost.device for cost in fast][:2] == [names, "l4"]
+    assert "h100" not in [cost.device for cost in fast]
+    assert fast[0].price == 2.69 and fast[0].measured and not fast[1].measured
+    for quick, half in zip(fast, slow, strict=True):
+        assert half.tokens_per_second == pytest.approx(quick.tokens_per_second / 2)
+    assert costs(4e5, names, config, wishes, "l4", 1.0)[1].price == 1.0
+    unknown = costs(1e3, "AMD EPYC", config, wishes, "this", None)
+    assert unknown[0].price == 0.0 and unknown[0].tokens_per_second == 1e3
