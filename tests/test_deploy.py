@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hornbook.arguments import parse
+from hornbook.cli import find_verb
+from hornbook.recipe import load_recipe
+
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 
@@ -39,6 +43,23 @@ def test_the_dockerfile_copies_what_is_there() -> None:
         if line.startswith("COPY"):
             for source in line.split()[1:-1]:
                 assert (ROOT / source).exists(), source
+
+
+def test_the_composition_is_a_feed_and_a_trainer() -> None:
+    text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+    unset = re.sub(r"\$\{[A-Z_]+:-([^}]*)\}", r"\1", text)
+    services = yaml.safe_load(re.sub(r"\$\{[A-Z_]+:\?[^}]*\}", "given", unset))["services"]
+    assert (DEPLOY / services["feed"]["build"]["context"] / "deploy" / "Dockerfile").is_file()
+    for service in services.values():
+        verb, words = find_verb([str(word) for word in service["command"]])
+        _, overrides = parse(verb, words)
+        recipe = load_recipe("feed-cpu", overrides)
+        assert recipe.feed.teachers or verb.name == "feed"
+        assert service["environment"] == {"HORNBOOK_FEED_TOKEN": "given"}
+        assert all(each.split(":")[0] in ("feed", "runs", "given") for each in service["volumes"])
+    assert services["trainer"]["image"] == services["feed"]["image"]
+    assert services["trainer"]["depends_on"] == {"feed": {"condition": "service_healthy"}}
+    assert "http://feed:8765" in services["trainer"]["command"]
 
 
 def test_the_tables_of_the_page_are_those_of_the_script() -> None:

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 
     from hornbook.verbs import Verb
 
-SHORTHANDS = {"--init": "--pretrain.init", "--gpus": "--pretrain.gpus"}
+SHORTHANDS = {
+    "--init": "--pretrain.init",
+    "--gpus": "--pretrain.gpus",
+    "--keep": "--feed.keep",
+    "--tunnel": "--feed.tunnel",
+    "--target-loss": "--forecast.target_loss",
+    "--reference": "--forecast.reference",
+}
 """Short spellings of settings that people reach for first."""
 
 DEFAULTS = "What the recipe or the run directory says wins over the defaults shown here."

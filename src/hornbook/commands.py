@@ -32,6 +32,7 @@ from hornbook.stages import (
     STAGES,
     check_settings,
     evaluate_model,
+    feed_gives_text,
     load_for_generation,
     run_stages,
     stages_of,
@@ -235,13 +236,18 @@ def _prepare_folder(arguments: Namespace, overrides: dict[str, Any]) -> int:
 
 
 def stage_verb(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
-    """One stage of a run directory."""
+    """One stage of a run directory; before training on a feed also what takes its text from there,
+    unless it is done."""
     recipe, run_directory = _recipe_and_run(verb, arguments, overrides)
     run_directory.check_owner(recipe)
-    check_settings(recipe, run_directory, [verb])
+    names = [verb]
+    if verb == "pretrain" and feed_gives_text(recipe):
+        records = {name: run_directory.record(name) for name in ("prepare", "tokenize")}
+        names = [n for n, its in records.items() if its is None or its.outcome != "done"] + names
+    check_settings(recipe, run_directory, names)
     with run_directory.lock():
         run_directory.adopt(recipe)
-        finished = run_stages(recipe, run_directory, [verb], again=arguments.again)
+        finished = run_stages(recipe, run_directory, names, again=arguments.again)
     if not finished:
         say(f"stopped; `hornbook {verb} --run {run_directory.path}` goes on from here")
         return INTERRUPTED
@@ -349,6 +355,20 @@ def _write_report(runs: list[Path], out: Path | None) -> Path:
 
     default = runs[0] / "report.html" if len(runs) == 1 else Path("comparison.html")
     return build_report(runs, out or default)
+
+
+def feed(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """Serve a feed, read from one, or check one."""
+    from hornbook import feeding
+
+    return feeding.main(arguments, overrides)
+
+
+def forecast(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
+    """How much longer a run has to train for a loss."""
+    from hornbook import forecasting
+
+    return forecasting.main(arguments, overrides)
 
 
 def export(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:

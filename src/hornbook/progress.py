@@ -39,10 +39,12 @@ def warn(message: str) -> None:
 class Bar:
     """A progress bar; where the screen is no terminal, a plain line every `every` seconds."""
 
-    def __init__(self, label: str, total: float | None, *, every: float = 10.0):
+    def __init__(
+        self, label: str, total: float | None, *, every: float = 10.0, hidden: bool = False
+    ):
         self._label, self._total, self._every = label, total, every
         self._console = console()
-        self._plain = not self._console.is_terminal
+        self._plain = not self._console.is_terminal and not hidden
         self._done = 0.0
         self._start = self._last = time.monotonic()
         self._start_done = 0.0
@@ -56,7 +58,7 @@ class Bar:
             TimeRemainingColumn(),
             console=self._console,
             transient=False,
-            disable=self._plain,
+            disable=self._plain or hidden,
         )
         self._task = self._progress.add_task(label, total=total, note="")
 
@@ -89,8 +91,8 @@ class Bar:
 
 
 @contextlib.contextmanager
-def bar(label: str, total: float | None) -> Iterator[Bar]:
-    """`with bar("tokenizing", bytes) as progress: progress.advance(n)`."""
-    shown = Bar(label, total)
+def bar(label: str, total: float | None, *, hidden: bool = False) -> Iterator[Bar]:
+    """`with bar("tokenizing", bytes) as progress: progress.advance(n)`; `hidden`: for its `say`."""
+    shown = Bar(label, total, hidden=hidden)
     with shown._progress:
         yield shown

@@ -19,7 +19,8 @@ import yaml
 
 from hornbook.corpus.config import PrepareConfig
 from hornbook.errors import HornbookError, nearest
-from hornbook.evaluate.config import EvaluateConfig
+from hornbook.evaluate.config import EvaluateConfig, ForecastConfig
+from hornbook.feed.config import FeedConfig
 from hornbook.files import write_text
 from hornbook.gather.config import GatherConfig
 from hornbook.model.config import GenerateConfig, ModelSettings
@@ -51,6 +52,8 @@ class Recipe:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    feed: FeedConfig = field(default_factory=FeedConfig)
+    forecast: ForecastConfig = field(default_factory=ForecastConfig)
 
 
 SECTIONS: dict[str, type[Any]] = {
@@ -63,6 +66,8 @@ SECTIONS: dict[str, type[Any]] = {
     "pretrain": PretrainConfig,
     "generate": GenerateConfig,
     "evaluate": EvaluateConfig,
+    "feed": FeedConfig,
+    "forecast": ForecastConfig,
 }
 
 

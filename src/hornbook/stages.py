@@ -73,9 +73,28 @@ def prepare_stage(recipe: Recipe, run: RunDirectory) -> Result:
     from hornbook.corpus.prepare import prepare
 
     folder = run.folder("prepare")
+    if feed_gives_text(recipe):
+        return _prepare_from_feed(recipe, folder)
     gathered = [str(run.folder("gather"))] if recipe.gather.sources else []
     config = dataclasses.replace(recipe.prepare, inputs=[*gathered, *recipe.prepare.inputs])
     report = prepare(config, folder)
+    shards = sorted(folder.glob("*/documents-*.parquet"))
+    return Result(digest([sha256_of(path) for path in shards]), dataclasses.asdict(report))
+
+
+def feed_gives_text(recipe: Recipe) -> bool:
+    """Whether the text of a run is all a feed's."""
+    return bool(recipe.data.feed) and not (recipe.prepare.inputs or recipe.gather.sources)
+
+
+def _prepare_from_feed(recipe: Recipe, folder: Path) -> Result:
+    from hornbook.tokens.feed_client import FeedClient
+    from hornbook.tokens.feed_documents import prepare_from_feed
+
+    data = recipe.data
+    client = FeedClient(data.feed or "", give_up_seconds=60 * data.feed_give_up_minutes)
+    report = prepare_from_feed(client, folder)
+    client.close()
     shards = sorted(folder.glob("*/documents-*.parquet"))
     return Result(digest([sha256_of(path) for path in shards]), dataclasses.asdict(report))
 
@@ -157,6 +176,8 @@ def _gathered_files(recipe: Recipe) -> dict[str, str]:
 def _input_files(recipe: Recipe) -> dict[str, str]:
     from hornbook.corpus.prepare import SHAKESPEARE
 
+    if feed_gives_text(recipe):  # not asked: a run goes on, or is done, while its feed is away
+        return {"feed": "the texts that it holds out"}
     return _file_states([name for name in recipe.prepare.inputs if name != SHAKESPEARE])
 
 
@@ -241,13 +262,17 @@ def check_settings(recipe: Recipe, run: RunDirectory, names: Sequence[str]) -> N
     """Refuse what cannot work before anything is written, replaced or trained for hours."""
     from hornbook.gather.inputs import find_inputs
 
-    if "prepare" in names and not (recipe.prepare.inputs or recipe.gather.sources):
+    has_text = recipe.prepare.inputs or recipe.gather.sources or recipe.data.feed
+    if "prepare" in names and not has_text:
         find_inputs(recipe.prepare.inputs)  # says how to name some
     if "pretrain" not in names:
         return
     from hornbook.tokenizer.tokenizer import Tokenizer
+    from hornbook.train.feed import check_feed
     from hornbook.train.pretrain import check_settings as check_pretrain
 
+    if recipe.data.feed is not None:
+        check_feed(recipe.data, recipe.pretrain.gpus)
     tokenizer = tokens_folder(recipe, run) / "tokenizer" / "tokenizer.json"
     size = Tokenizer.load(tokenizer).size if tokenizer.exists() else SOME_VOCABULARY
     check_pretrain(recipe.model, recipe.optimizer, recipe.pretrain, recipe.generate, size)

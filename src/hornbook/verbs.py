@@ -168,6 +168,21 @@ def _evaluate(parser: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
 
 
+def _feed(parser: Any) -> None:
+    action = "serve a feed; read texts of one; check the log of one"
+    kinds = Literal["serve", "read", "check"]
+    parser.add_argument("action", type=kinds, metavar="serve|read|check", help=action)
+    target = "serve: recipe with a `feed` section; read: folder or address; check: folder"
+    parser.add_argument("target", type=str, nargs="?", default="", metavar="TARGET", help=target)
+    parser.add_argument("--cursor", type=int, default=0, help="read: number of the first text")
+    parser.add_argument("--n", type=int, default=1, help="read: how many texts")
+
+
+def _forecast(parser: Any) -> None:
+    parser.add_argument("run", type=str, metavar="RUN", help="a run directory that has trained")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+
+
 def _report(parser: Any) -> None:
     parser.add_argument(
         "runs",
@@ -383,6 +398,30 @@ VERBS: dict[str, Verb] = {
             ("evaluate",),
             _evaluate,
             "evaluate",
+        ),
+        Verb(
+            "feed",
+            "texts, made or drawn as they are needed, served over HTTP to trainers",
+            "Keep a log of numbered texts that a teacher model writes or an archive gives, and"
+            " serve them. Killed at any moment, nothing delivered is lost or renumbered.\n\n"
+            "  hornbook feed serve --feed.folder my-feed --feed.archive texts.zip --keep 20GB\n"
+            "  hornbook feed read http://127.0.0.1:8765 --n 3\n"
+            "  hornbook feed check my-feed\n"
+            "  hornbook pretrain --run runs/mine --data.feed http://127.0.0.1:8765",
+            ("feed",),
+            _feed,
+            "feed",
+        ),
+        Verb(
+            "forecast",
+            "how much longer to train for a loss, or for another model's quality",
+            "Fit a run's losses, say when they reach a target, with an interval, in tokens, hours"
+            " and dollars, or that they never will. Written to RUN/forecast and report.html.\n\n"
+            "  hornbook forecast runs/mine --target-loss 3.2\n"
+            "  hornbook forecast runs/mine --reference some-hugging-face-directory",
+            ("forecast",),
+            _forecast,
+            "forecast",
         ),
         Verb(
             "report",

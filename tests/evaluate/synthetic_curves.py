@@ -39,11 +39,11 @@ class Known:
 
 
 def drawn(seed: int, steps: int) -> Known:
-    """A law drawn at random, as wide as published ones and more."""
+    """A law drawn at random, its exponent as the fit expects it."""
     random = np.random.default_rng(10_000 + seed)
     return Known(
         floor=random.uniform(1, 3), scale=random.uniform(0.5, 2),
-        exponent=random.uniform(0.15, 0.6), unit=steps * STEP_TOKENS,
+        exponent=max(0.1, random.normal(0.3, 0.1)), unit=steps * STEP_TOKENS,
     )  # fmt: skip
 
 

@@ -61,11 +61,12 @@ def test_a_target_that_is_passed(tmp_path: Path) -> None:
 
 
 def test_a_target_below_the_floor(tmp_path: Path) -> None:
-    found = made(curve_of(tmp_path), 1.5)
-    assert found.outcome == "never" and found.floor[0] > 1.5
+    found = made(curve_of(tmp_path), 1.3)
+    assert found.outcome == "never" and found.floor[0] > 1.3
     assert found.total[1] is None and (found.reach or 0) < 0.05
     sizes = [size["parameters"] for size in found.sizes]
-    assert len(sizes) == 3 and all(size > 85e6 for size in sizes)
+    # By one of the laws no size would do.
+    assert len(sizes) == 3 and sum(size is not None and size > 85e6 for size in sizes) >= 2
 
 
 def test_a_target_too_far_to_say(tmp_path: Path) -> None:

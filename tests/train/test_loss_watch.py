@@ -41,12 +41,15 @@ def test_the_training_loss_counts_after_fifty_steps_the_validation_loss_at_once(
     watch.add(50, 1.0, 1.5)
     assert "1.0400 <= 1.5000" in str(watch.reached("1.5", None))
     assert "1.0400 <= 2.0000" in str(watch.reached("initial-1", 2.5))
-    assert watched([3.0])[0].reached("initial - 1", 2.0) is not None
-    assert watched([3.0])[0].reached("initial-1", 2.1) is None
+    first, _ = watched([3.0])
+    assert first.reached("initial - 1", 1.0) is None, "no validation loss to be relative to"
+    first.initial_validation = 3.5
+    assert first.reached("initial - 1", 2.5) is not None
+    assert first.reached("initial-1.0", 2.6) is None
     assert watch.reached("", 0.0) is None
 
 
-@pytest.mark.parametrize("text", ["low", "initial", "initial+1", "nan", "initial-x"])
+@pytest.mark.parametrize("text", ["low", "initial", "initial+1", "initial--1", "nan", "initial-x"])
 def test_a_target_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(HornbookError, match=r"pretrain\.stop_at_loss: .* neither a number"):
         target_loss(text, None)

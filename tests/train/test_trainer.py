@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hornbook.errors import HornbookError
 from hornbook.tokens.batch import Batch
 from hornbook.tokens.prefetch import Prefetcher
-from hornbook.train import horizon
+from hornbook.train import horizon, supply
 from hornbook.train import step as steps
 from hornbook.train import trainer as trainers
 from hornbook.train.machine import Machine
@@ -288,7 +288,7 @@ def test_a_step_takes_what_the_device_takes(
         request.getfixturevalue("pipelined")
     for module in (trainers, steps):
         monkeypatch.setattr(module, "Moment", Moment)
-    monkeypatch.setattr(trainers, "Prefetcher", Slow)
+    monkeypatch.setattr(supply, "Prefetcher", Slow)
     often = {"steps": 12, "evaluate_every": 5, "sample_every": 6, "checkpoint_every": 7}
     fit(
         tmp_path,

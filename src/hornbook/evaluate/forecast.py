@@ -52,7 +52,6 @@ class Forecast:
     """Mean of the last 50 losses."""
     floor: list[float]
     exponent: list[float]
-    drift: float
     gain: float | None
     """Nats that the falling rate gained, where that was seen."""
     ahead: list[dict[str, Any]]
@@ -109,7 +108,7 @@ def forecast(
     """
     check_enough(curve, column)
     x, y = curve.exposure[curve.fitted], curve.loss[curve.fitted]
-    made = ensemble(x, y, times, seed, curve.averaged)
+    made = ensemble(x, y, x[-1] / place.blocks, place.muon, times, seed, curve.averaged)
     now = curve.now
     gain = made.best.loss(float(curve.exposure[-1])) - now if curve.annealed else None
     # As many tokens as there were besides those at the full rate.
@@ -120,7 +119,6 @@ def forecast(
         loss=now,
         floor=_three(np.maximum(made.floors - (gain or 0.0), 0.0)),
         exponent=_three(made.exponents),
-        drift=made.drift,
         gain=gain,
         ahead=[_ahead(made, factor, curve, beyond, gain or 0.0) for factor in AHEAD],
         notes=_notes(curve, made, gain, place),

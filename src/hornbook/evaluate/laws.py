@@ -76,6 +76,8 @@ class Place:
     """Nats a token."""
     token_bytes: float
     """Bytes of text that one of its tokens holds."""
+    muon: bool = False
+    """Whether Muon trains it."""
 
 
 def tokens_for(law: Law, place: Place, target: float) -> float:

@@ -1,4 +1,5 @@
-"""Which files an input names: the file itself, or those in a folder and its sub-folders.
+"""Which files an input names: the file itself, or those in a folder and its sub-folders. The log of
+a feed counts as one file.
 
 In: paths as a person gave them. Out: files in sorted order, each with the name of its input.
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from hornbook.errors import HornbookError
 from hornbook.files import TEMPORARY
+from hornbook.gather.feed_log import SEGMENTS, is_feed
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,13 @@ class InputFile:
         path: where it is.
         inside: its path inside the input that was named; the file's name when it was named itself.
         bytes: its size.
+        feed: folder of the feed whose log this stands for; `path` is then its newest segment.
     """
 
     path: Path
     inside: str
     bytes: int
+    feed: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,10 @@ def _files_below(folder: Path) -> list[InputFile]:
         folders[:] = [
             name for name in folders if not _is_hidden(name) and not _is_run(Path(parent, name))
         ]
+        if is_feed(Path(parent)):
+            found += _log_of(Path(parent), folder)
+            folders.clear()
+            continue
         if JOURNAL in names:  # a folder that was gathered: its shards, not what was put aside
             names = [name for name in names if name.startswith("documents-")]
         for name in names:
@@ -90,6 +98,15 @@ def _files_below(folder: Path) -> list[InputFile]:
                 inside = path.relative_to(folder).as_posix()
                 found.append(InputFile(path, inside, path.stat().st_size))
     return sorted(found, key=lambda file: file.inside)
+
+
+def _log_of(feed: Path, folder: Path) -> list[InputFile]:
+    """The log of a feed, all its segments as one."""
+    segments = sorted((feed / SEGMENTS).glob("segment-*.log"))
+    if not segments:
+        return []
+    inside = feed.relative_to(folder).as_posix()
+    return [InputFile(segments[-1], inside, sum(path.stat().st_size for path in segments), feed)]
 
 
 def _is_hidden(name: str) -> bool:

@@ -33,6 +33,7 @@ from hornbook.gather.archives import (
 from hornbook.gather.cut import cut_point
 from hornbook.gather.encodings import BLOCK, check_encoding, decode
 from hornbook.gather.epub import read_epub
+from hornbook.gather.feed_log import FeedLog
 from hornbook.gather.html import LARGEST_HTML, declared_encoding, read_page
 from hornbook.gather.inputs import Input, InputFile, find_inputs
 from hornbook.gather.rows import KEPT, document_of, find_text_column
@@ -221,6 +222,9 @@ class _Pass:
             bytes=file.bytes,
             expansion=Expansion(file.bytes, where),
         )
+        if file.feed is not None:
+            yield from self._feed(file.feed, file.bytes)
+            return
         try:
             raw = CountedFile(file.path, self._reading.on_bytes)
         except OSError as error:
@@ -231,6 +235,15 @@ class _Pass:
             ) from error
         with io.BufferedReader(raw, BLOCK) as stream:
             yield from self._documents(stream, place)
+
+    def _feed(self, folder: Path, size: int) -> Iterator[Document]:
+        log = FeedLog.open(folder)
+        share = size // max(log.head - log.first, 1)
+        for _, document in log.documents():
+            self._read += 1
+            document.source = document.source or self._given.name
+            self._reading.on_bytes(share)
+            yield document
 
     def _tell(self, alone: bool) -> None:
         """Say what was skipped; nothing readable at all is an error."""

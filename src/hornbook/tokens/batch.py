@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -77,4 +77,30 @@ class BatchSource(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """What is read and how, as JSON, for `inspect`."""
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A source with a state of its own: its rows depend on what was read before them."""
+
+    def share(self, rank: int, size: int) -> BatchSource:
+        """What one of several processes reads: of the rows [start, start + count) those k with
+        k % size == rank, padded with rows without targets to the same number everywhere."""
+        ...
+
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Begin at a state that `state_at` gave, before any rows are asked for."""
+        ...
+
+    def state_at(self, row: int) -> dict[str, Any]:
+        """The state, as JSON, from which the rows from `row` on can be read again."""
+        ...
+
+    def durable(self, state: dict[str, Any]) -> None:
+        """The oldest checkpoint that is kept has this state: nothing older is needed any more."""
+        ...
+
+    def stop(self) -> None:
+        """End a `rows` that another thread waits in."""
         ...

@@ -52,6 +52,24 @@ class DataConfig:
     phases: list[PhaseConfig] = field(default_factory=list)
     """Later mixture weights, in order of their first step."""
 
+    feed: str | None = field(default=None, metadata={"horizon": True})
+    """Address of a feed (`hornbook feed serve`) to train from, such as http://127.0.0.1:8765; it
+    takes the place of this run's token shards. Needs mode `chunks`."""
+
+    feed_start: str = "oldest"
+    """The feed's text to begin with: `oldest` that is kept, `latest`, or a number."""
+
+    feed_batch: int = field(default=64, metadata={"horizon": True})
+    """Texts asked of the feed at a time."""
+
+    feed_give_up_minutes: float = field(default=30.0, metadata={"horizon": True})
+    """How long a feed may be silent before the run saves a checkpoint and ends; with several GPUs
+    at most 8."""
+
+    feed_skip_lost: bool = field(default=False, metadata={"horizon": True})
+    """Go on behind texts that the feed has lost (dropped or damaged) instead of ending; the gap is
+    noted in metrics.jsonl, and a run with a gap cannot be repeated exactly."""
+
     seed: int = field(default=1337, metadata={"horizon": True})
     """Seed of the data order. A new one when a run is extended gives new epochs."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -77,6 +77,8 @@ class CheckpointStore:
         mirror: fsspec URL to which each finished checkpoint is copied too.
         attachments: more files for each checkpoint, by name: their bytes, or a path to copy.
         world: this process among those that train the model.
+        told: called with the oldest checkpoint there is whenever one has become whole, in the
+            thread that writes them.
     """
 
     def __init__(
@@ -86,10 +88,12 @@ class CheckpointStore:
         mirror: str | None = None,
         attachments: Mapping[str, bytes | Path] | None = None,
         world: World = ALONE,
+        told: Callable[[Checkpoint], None] | None = None,
     ):
         if keep < 1:
             raise HornbookError("at least one checkpoint must be kept", where="keep")
         self.folder, self._keep, self._world = folder, keep, world
+        self._told = told
         self._mirror = Mirror(mirror) if mirror else None
         self._attachments = dict(attachments or {})
         self._pinned: dict[str, Tensor] = {}
@@ -166,6 +170,11 @@ class CheckpointStore:
             return None
         return Checkpoint(self.folder / files.checkpoint_name(step), step)
 
+    def oldest(self) -> Checkpoint | None:
+        """The oldest checkpoint that is kept; None when there is none."""
+        found = files.list_checkpoints(self.folder)
+        return found[0] if found else None
+
     def load(
         self, checkpoint: Checkpoint, model: Decoder, optimizer: Optimizer | None = None
     ) -> None:
@@ -231,6 +240,8 @@ class CheckpointStore:
                 self._remove_rubbish()
             checkpoint = self._write_local(snapshot)
             self._prune(checkpoint.step)
+            if self._told is not None:
+                self._told(self.oldest() or checkpoint)
         if self._mirror is not None:
             try:
                 self._mirror.upload(checkpoint, self._keep)

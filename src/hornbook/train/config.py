@@ -121,6 +121,13 @@ class PretrainConfig:
     log_every: int = _horizon(1)
     """Steps between lines in metrics.jsonl."""
 
+    log_style: Literal["bar", "lines"] = _horizon("bar")
+    """How training shows on the screen: a bar, or a line a step (also in pretrain/train.log):
+    `Epoch: 0003 Step count: 30 loss = 6.702834`."""
+
+    epoch_steps: int = _horizon(0)
+    """Steps that count as an epoch in those lines and for a feed; 0: one pass over the data."""
+
     tensorboard: bool = _horizon(True)
     """Also write TensorBoard event files, where the `report` extra is installed."""
 

@@ -163,7 +163,7 @@ def open_log(folder: Path, state: RunState, tensorboard: bool, writes: bool) -> 
     return MetricsLog(
         folder,
         state.step,
-        evaluated=state.evaluated,
+        evaluated=state.evaluated if state.validation else -1,
         sampled=state.sampled,
         tensorboard=tensorboard,
     )

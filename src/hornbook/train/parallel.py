@@ -20,7 +20,7 @@ from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from hornbook.errors import HornbookError
-from hornbook.tokens.batch import IGNORE, Batch, BatchSource
+from hornbook.tokens.batch import IGNORE, Batch, BatchSource, Resumable
 from hornbook.train.machine import pick_device
 
 STARTS = "TORCHELASTIC_RESTART_COUNT"
@@ -116,8 +116,13 @@ class World:
         return self.rank * total // self.size, (self.rank + 1) * total // self.size
 
     def share_of(self, source: BatchSource) -> BatchSource:
-        """A source that gives, of each range of rows, this process's slice."""
-        return source if self.size == 1 else _Slices(source, self)
+        """A source that gives, of each range of rows, this process's slice, or the part that a
+        source with a state of its own says."""
+        if self.size == 1:
+            return source
+        if isinstance(source, Resumable):
+            return source.share(self.rank, self.size)
+        return _Slices(source, self)
 
     def check_rows(self, total: int) -> None:
         """Refuse steps of fewer rows than there are processes."""

@@ -21,10 +21,12 @@ from hornbook.model.presets import resolve
 from hornbook.model.sampling import check_settings as check_sampling
 from hornbook.optim.config import OptimizerConfig
 from hornbook.tokenizer.tokenizer import Tokenizer
+from hornbook.tokens.batch import BatchSource
 from hornbook.tokens.config import DataConfig
 from hornbook.tokens.loader import open_source
 from hornbook.train.check import check_training
 from hornbook.train.config import PretrainConfig
+from hornbook.train.feed import EPOCH_STEPS, open_feed
 from hornbook.train.horizon import rows_per_step
 from hornbook.train.load import check_same_architecture, initial_weights, kind_of
 from hornbook.train.machine import pick_device
@@ -44,7 +46,7 @@ def pretrain(
     tokens: Path,
     out: Path,
 ) -> Outcome:
-    """Train a language model on token shards, going on from what `out` holds.
+    """Train a language model on token shards or a feed, going on from what `out` holds.
 
     Args:
         model: the architecture; left at its defaults, `config.init` decides.
@@ -84,10 +86,19 @@ def _pretrain(
             f" {decoder.config.context}",
             where="data.sequence_length", hint="Shorten the rows, or raise model.context",
         )  # fmt: skip
-    source = open_source(
-        data, tokens, sequence_length,
-        rows_per_step=rows_per_step(config, sequence_length), tokenizer_sha256=tokenizer.sha256,
-    )  # fmt: skip
+    rows = rows_per_step(config, sequence_length)
+    source: BatchSource
+    if data.feed is None:
+        source = open_source(
+            data, tokens, sequence_length, rows_per_step=rows, tokenizer_sha256=tokenizer.sha256
+        )
+    else:
+
+        def lost(first: int, end: int) -> None:
+            trainer.note("feed_lost", f"texts {first:,} to {end - 1:,} are lost: left out")
+
+        epoch = rows * (config.epoch_steps or EPOCH_STEPS)
+        source = open_feed(data, tokenizer, sequence_length, epoch, out, world, lost)
     validation = ValidationLoss(
         tokens, sequence_length, config.evaluate_tokens, verify=data.verify, world=world
     )

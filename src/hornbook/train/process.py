@@ -10,7 +10,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -24,12 +24,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupt:
     """Ctrl-C and SIGTERM ask to stop after the running step; a second one stops at once.
 
+    Args:
+        asked: called once stopping was asked for, in a thread of its own: what a signal interrupts
+            may hold any lock.
+
     Attributes:
         requested: whether stopping was asked for.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, asked: Callable[[], None] | None = None) -> None:
+        self.requested, self._asked = False, asked
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -47,6 +51,8 @@ class Interrupt:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        if self._asked is not None:
+            threading.Thread(target=self._asked, name="interrupt").start()
         say("stopping after this step, with a checkpoint; once more to stop at once")
 
 

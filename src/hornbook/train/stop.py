@@ -26,12 +26,14 @@ class LossWatch:
     """The recent past of the training loss.
 
     Attributes:
-        initial: the loss before the first update.
+        initial: the training loss before the first update.
+        initial_validation: the validation loss before the first update; None: not measured.
         recent: losses of the last `WINDOW` steps, oldest first.
         quiet_until: step until which no further jump is reported.
     """
 
     initial: float | None = None
+    initial_validation: float | None = None
     recent: list[float] = field(default_factory=list)
     quiet_until: int = 0
 
@@ -58,18 +60,25 @@ class LossWatch:
     def reached(self, target: str, validation_loss: float | None) -> str | None:
         """In words, that the target is reached; None when it is not.
 
+        A relative target is relative to what is compared: the training loss to the first training
+        loss, the validation loss to that of the model before its first update.
+
         Args:
             target: `pretrain.stop_at_loss`.
             validation_loss: the newest, if any.
         """
         wanted = target_loss(target, self.initial)
-        if wanted is None:
-            return None
-        if len(self.recent) >= WINDOW and self.mean() <= wanted:
+        if wanted is not None and len(self.recent) >= WINDOW and self.mean() <= wanted:
             return f"the mean training loss of {WINDOW} steps is {self.mean():.4f} <= {wanted:.4f}"
-        if validation_loss is not None and validation_loss <= wanted:
+        wanted = target_loss(target, self.initial_validation)
+        if wanted is not None and validation_loss is not None and validation_loss <= wanted:
             return f"the validation loss is {validation_loss:.4f} <= {wanted:.4f}"
         return None
+
+
+def is_relative(target: str) -> bool:
+    """Whether a target is relative to the loss before the first update."""
+    return target.replace(" ", "").startswith("initial-")
 
 
 def target_loss(target: str, initial: float | None) -> float | None:
@@ -77,17 +86,17 @@ def target_loss(target: str, initial: float | None) -> float | None:
 
     Args:
         target: "" (none), a number, or `initial-1` (any number after the minus).
-        initial: the loss before the first update.
+        initial: the loss before the first update; None: not known.
 
     Raises `HornbookError` for anything else.
     """
     text = target.replace(" ", "")
     if not text:
         return None
-    relative = text.startswith("initial-")
+    relative = is_relative(text)
     try:
         number = float(text.removeprefix("initial-"))
-        if not math.isfinite(number):
+        if not math.isfinite(number) or (relative and number <= 0):
             raise ValueError
     except ValueError:
         raise HornbookError(

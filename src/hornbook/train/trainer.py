@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import queue
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,17 @@ from hornbook.optim.config import OptimizerConfig
 from hornbook.optim.groups import build_optimizer, set_learning_rate
 from hornbook.optim.schedule import learning_rate
 from hornbook.progress import Bar, bar, say, warn
-from hornbook.tokens.batch import BatchSource
+from hornbook.tokens.batch import Batch, BatchSource
+from hornbook.tokens.feed_client import FeedGone
 from hornbook.tokens.prefetch import Prefetcher
 from hornbook.train import horizon
 from hornbook.train.check import check_training
 from hornbook.train.checkpoint import CheckpointStore
 from hornbook.train.checkpoint_files import checkpoint_name
 from hornbook.train.config import PretrainConfig
-from hornbook.train.machine import memory_gigabytes, pick_device
+from hornbook.train.lines import step_lines
+from hornbook.train.machine import pick_device
+from hornbook.train.measure import Evaluate, Sample, Submitted, evaluating, first_sample
 from hornbook.train.metrics import open_log
 from hornbook.train.objective import Forward, Objective
 from hornbook.train.parallel import ALONE, World
@@ -41,31 +45,16 @@ from hornbook.train.replay import choose_replay
 from hornbook.train.sharding import Sharing
 from hornbook.train.start import calibrate, choose_machine, place, stop_for_memory
 from hornbook.train.state import Outcome, Reason, RunState
-from hornbook.train.step import Moment, NotFinite, Pending, Stepper, StepReport, step_seed
-from hornbook.train.stop import unlike_guessing
+from hornbook.train.step import Moment, NotFinite, Stepper, StepReport
+from hornbook.train.stop import is_relative, unlike_guessing
+from hornbook.train.supply import Supply
 from hornbook.train.trial import Trial
-
-Evaluate = Callable[[Decoder], dict[str, float]]
-Sample = Callable[[Decoder, int], list[dict[str, Any]]]
 
 COLLECT_EVERY = 1000
 """Steps between garbage collections."""
 
-SHOWN_CHARACTERS = 160
-"""Characters of a sample that are shown while training."""
-
-WARNINGS = ("loss_spike", "initial_loss", "machine", "overflow")
+WARNINGS = ("loss_spike", "initial_loss", "machine", "overflow", "feed_slow", "feed_lost")
 """Events that the user should read."""
-
-
-@dataclasses.dataclass
-class _Submitted:
-    """A step that was handed to the device, and what its line in metrics.jsonl says besides."""
-
-    step: int
-    pending: Pending
-    learning_rate: float
-    waited: float
 
 
 class Trainer:
@@ -73,7 +62,8 @@ class Trainer:
 
     Args:
         model: updated in place; on `meta`, its weights are drawn from `config.seed`.
-        source: gives any rows of the run; step s (from 0) takes rows [s * G, (s + 1) * G).
+        source: gives any rows of the run; step s (from 0) takes rows [s * G, (s + 1) * G). The
+            state of one that has any (`Resumable`) is part of each checkpoint.
         objective: the loss.
         config: the `pretrain` section.
         optimizer_config: the `optimizer` section.
@@ -103,17 +93,19 @@ class Trainer:
     ):
         check_training(config, optimizer_config)
         self._model, self._objective = model, objective
-        self._source, self._world = world.share_of(source), world
+        self._supply, self._world = Supply(source, world), world
+        self._notes: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self._sharing = Sharing(world, config, optimizer_config)
         self._config, self._optimizer_config, self._folder = config, optimizer_config, folder
         self._evaluate, self._sample, self._prefetch = evaluate, sample, prefetch
         self._store = CheckpointStore(
-            folder / "checkpoints", config.keep, config.mirror, attachments, world
-        )
+            folder / "checkpoints", config.keep, config.mirror, attachments, world,
+            told=self._supply.whole,
+        )  # fmt: skip
         self._rows = horizon.rows_per_step(config, source.sequence_length)
         world.check_rows(self._rows)
         self._tokens_per_step = self._rows * source.sequence_length
-        self._submitted: _Submitted | None = None
+        self._submitted: Submitted | None = None
 
     def fit(self) -> Outcome:
         """Train up to the horizon, or until the target loss or a signal.
@@ -126,7 +118,7 @@ class Trainer:
         self._began = time.perf_counter()
         config, world = self._config, self._world
         with contextlib.ExitStack() as stack:
-            interrupt = stack.enter_context(Interrupt())
+            interrupt = stack.enter_context(Interrupt(self._supply.stop))
             stack.enter_context(settings_restored())
             stack.enter_context(reproducible(config.deterministic))
             checkpoint = self._store.latest()
@@ -135,6 +127,11 @@ class Trainer:
             self._log = stack.enter_context(
                 open_log(self._folder, self._state, config.tensorboard, world.is_main)
             )
+            epoch = config.epoch_steps or max(1, self._supply.source.rows_per_epoch // self._rows)
+            lines = step_lines(
+                self._folder, epoch, wanted=config.log_style == "lines" and world.is_main
+            )
+            self._show = stack.enter_context(lines)
             self._set_up(stored)
             if checkpoint:
                 self._store.load(checkpoint, self._model, self._optimizer)
@@ -159,7 +156,11 @@ class Trainer:
     @property
     def micro_batch(self) -> int:
         """Rows of a forward pass, once `fit` has chosen them."""
-        return self._machine.micro_batch(self._state.step)
+        return self._machine.micro_batch(max(1, self._state.step))
+
+    def note(self, kind: str, message: str) -> None:
+        """From any thread: an event to be written down before the next step."""
+        self._notes.put((kind, message))
 
     # ----------------------------------------------------------------------- before the first step
 
@@ -173,6 +174,7 @@ class Trainer:
                 "run directory",
             )
         self._state = RunState.from_json(stored) if stored else RunState()
+        self._supply.take_up(stored, self._store.oldest(), self._folder)
         self._saved_step = self._state.step if stored else -1
         self._saved_time = time.perf_counter()
         self._earlier_seconds = self._state.seconds
@@ -190,14 +192,14 @@ class Trainer:
         self._stepper = self._make_stepper(forward)  # calibrating may have cost its graph
         self._stepper.precision.load_state(self._state.scaler)
         peak = self._machine.peak_flops()
-        flops = flops_per_token(self._model.config, self._source.sequence_length)
+        flops = flops_per_token(self._model.config, self._supply.source.sequence_length)
         self._mfu_per_speed = flops / peak if peak else None
         if stored and stored["total_steps"] != self._total_steps:
             self._event("horizon", f"{self._total_steps} steps instead of {stored['total_steps']}")
 
     def _choose_machine(self, device: torch.device, stored: dict[str, Any]) -> Forward:
         """The choices that this start trains with."""
-        batch = self._source.rows(0, self._rows).to(device)
+        batch = self._supply.rows(self._state.step * self._rows, self._rows).to(device)
         trial = Trial(self._model, self._objective, batch, device, self._world)
         self._machine, forward, difference = choose_machine(
             self._config, trial, self._optimizer, self._folder, stored
@@ -238,7 +240,7 @@ class Trainer:
 
     def _calibrate(self, stepper: Stepper) -> float:
         """Seconds of a step."""
-        batch = self._source.rows(0, self._rows)
+        batch = self._supply.rows(self._state.step * self._rows, self._rows)
         weight = self._share_of_weight(self._objective.weight(batch))
         set_learning_rate(self._optimizer, 0.0)
         step = self._state.step + 1
@@ -259,30 +261,27 @@ class Trainer:
         """Step after step, until there is a reason to end; the last state is saved then."""
         rows, first, last = self._rows, self._state.step, self._total_steps
         requests = ((row, rows) for row in range(first * rows, last * rows, rows))
+        device, weigh = self._machine.device, self._objective.weight
+        hidden = self._config.log_style == "lines"
         with (
-            Prefetcher(
-                self._source,
-                requests,
-                device=self._machine.device,
-                depth=self._prefetch,
-                weigh=self._objective.weight,
-            ) as batches,
-            bar("training", last) as shown,
+            self._supply.batches(requests, device, self._prefetch, weigh) as batches,
+            bar("training", last, hidden=hidden) as shown,
         ):
             shown.restart(first, last)
             while True:
                 minutes = (time.perf_counter() - self._saved_time) / 60
                 late = 0 < self._config.checkpoint_minutes <= minutes
                 stop, late = self._world.any(interrupt.requested, late)
-                if stop:
+                reason = None if stop else self._between_steps(shown, late)
+                if reason:
+                    return reason
+                batch = None if stop else self._next_batch(batches, shown)
+                if batch is None:
                     self._drain(shown)
                     self._event("stopped", f"asked to stop after step {self._state.step}")
                     self._save(wait=True)
                     return "interrupted"
-                reason = self._between_steps(shown, late)
-                if reason:
-                    return reason
-                self._one_step(batches, shown)
+                self._one_step(batch, batches, shown)
 
     def _between_steps(self, shown: Bar, late: bool) -> Reason | None:
         """Evaluate, sample, save where due; a reason to end, if there is one.
@@ -292,8 +291,13 @@ class Trainer:
         """
         state, config = self._state, self._config
         self._store.check()
+        while not self._notes.empty():
+            self._event(*self._notes.get())
         if state.step % COLLECT_EVERY == 0:
             gc.collect()
+        unknown = state.step == 0 and state.watch.initial_validation is None
+        if self._evaluate and unknown and is_relative(config.stop_at_loss):
+            self._run_evaluation(self._evaluate, shown)
         validation = state.validation.get("validation_loss")
         target = state.watch.reached(config.stop_at_loss, validation)
         last = state.step >= self._total_steps or target is not None
@@ -321,16 +325,28 @@ class Trainer:
             return None
         return "target" if target else "finished"
 
-    def _one_step(self, batches: Prefetcher, shown: Bar) -> None:
-        """Hand the next batch to the device; write down how a step went.
+    def _next_batch(self, batches: Prefetcher, shown: Bar) -> Batch | None:
+        """The batch of the next step; None where asked to stop while waiting for it.
+
+        Where a feed gives no more, all that was trained is saved before that is an error.
+        """
+        if self._submitted is None:
+            # What came between two steps (an evaluation, a checkpoint) is no step's time.
+            self._end = Moment(self._stepper.precision.device)
+        try:
+            return self._supply.next_batch(batches)
+        except FeedGone as error:
+            self._drain(shown)
+            self._event("feed", error.what)
+            self._save(wait=True)
+            raise
+
+    def _one_step(self, batch: Batch, batches: Prefetcher, shown: Bar) -> None:
+        """Hand a batch to the device; write down how a step went.
 
         On CUDA that is the step before, whose numbers are read while this one runs.
         """
         state = self._state
-        if self._submitted is None:
-            # What came between two steps (an evaluation, a checkpoint) is no step's time.
-            self._end = Moment(self._stepper.precision.device)
-        batch = next(batches)
         rate = learning_rate(self._optimizer_config, state.step, self._total_steps)
         set_learning_rate(self._optimizer, rate)
         rows = (state.step * self._rows, (state.step + 1) * self._rows)
@@ -345,7 +361,7 @@ class Trainer:
         )
         state.step = step
         before = self._submitted
-        self._submitted = _Submitted(step, pending, rate, batches.wait_seconds)
+        self._submitted = Submitted(step, pending, rate, batches.wait_seconds)
         if before is not None:
             self._read(before, shown)
         if not self._stepper.pipelined:
@@ -357,41 +373,31 @@ class Trainer:
             self._read(self._submitted, shown)
             self._submitted = None
 
-    def _read(self, submitted: _Submitted, shown: Bar) -> None:
+    def _read(self, submitted: Submitted, shown: Bar) -> None:
         """Wait for the numbers of a step and write them down."""
         report, step = submitted.pending.result(), submitted.step
-        speed = self._tokens_per_step / submitted.pending.end.since(self._end)
+        seconds = submitted.pending.end.since(self._end)
+        speed = self._tokens_per_step / seconds
         self._end = submitted.pending.end
         self._count_seconds()
         if step % self._config.log_every == 0 or step == self._total_steps:
-            self._log.numbers(self._record(submitted, report, speed))
+            numbers = submitted.record(report, speed, self._mfu_per_speed, self._machine)
+            self._log.numbers({**self._position(step), **numbers})
+            self._show(step, report.loss)
         self._watch_loss(step, report)
-        shown.advance(1, f"loss {report.loss:.3f}  {speed:,.0f} tokens/s")
-
-    def _record(self, submitted: _Submitted, report: StepReport, speed: float) -> dict[str, Any]:
-        """The line of metrics.jsonl for a step."""
-        return {
-            **self._position(submitted.step),
-            "loss": report.loss,
-            "learning_rate": submitted.learning_rate,
-            "gradient_norm": report.gradient_norm,
-            "tokens_per_second": round(speed, 1),
-            "mfu": round(speed * self._mfu_per_speed, 4) if self._mfu_per_speed else None,
-            "memory_gb": memory_gigabytes(torch.device(self._machine.device)),
-            "loader_wait": round(submitted.waited, 6),
-            "micro_batch": self._machine.micro_batch(submitted.step),
-            **report.metrics,
-        }
+        slow = self._supply.waited(step, submitted.waited, seconds)
+        if slow:
+            self._event("feed_slow", slow, step)
+        note = f"loss {report.loss:.3f}  {speed:,.0f} tokens/s{self._supply.note}"
+        shown.advance(1, note)
 
     def _watch_loss(self, step: int, report: StepReport) -> None:
         """Say what is odd about a step."""
         spike = self._state.watch.add(step, report.loss, self._config.spike_factor)
         if spike:
             self._event("loss_spike", spike, step)
-        if step == 1 and self._config.init is None:
-            odd = unlike_guessing(report.loss, self._model.config.vocabulary)
-            if odd:
-                self._event("initial_loss", odd, step)
+        if step == 1:
+            self._check_initial(report.loss, step)
         if not report.updated:
             self._event(
                 "overflow", "fp16 gradients overflowed: not updated, loss scale halved", step
@@ -399,6 +405,12 @@ class Trainer:
         rows = self._machine.micro_batch(step)
         if step > 1 and rows != self._machine.micro_batch(step - 1):
             self._event("micro_batch", f"{rows} rows from this step on: memory had run out", step)
+
+    def _check_initial(self, loss: float, step: int) -> None:
+        """Random weights know nothing: their loss is that of guessing."""
+        odd = unlike_guessing(loss, self._model.config.vocabulary)
+        if odd and self._config.init is None:
+            self._event("initial_loss", odd, step)
 
     # ------------------------------------------------------------------------------ between steps
 
@@ -411,6 +423,9 @@ class Trainer:
         self._log.numbers({**self._position(state.step), **state.validation})
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in state.validation.items())
         shown.say(f"step {state.step}: {numbers}")
+        if state.step == 0:  # what a target is relative to
+            state.watch.initial_validation = state.validation["validation_loss"]
+            self._check_initial(state.watch.initial_validation, 0)
 
     def _take_samples(self, sample: Sample, shown: Bar) -> None:
         with self._evaluating():
@@ -419,25 +434,11 @@ class Trainer:
         for record in samples:
             self._log.sample(self._state.step, record)
         if samples:
-            text = " ".join(f"{samples[0]['prompt']}{samples[0]['text']}".split())
-            shown.say(f"step {self._state.step}: {text[:SHOWN_CHARACTERS]}")
+            shown.say(f"step {self._state.step}: {first_sample(samples)}")
 
-    @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Evaluation mode, and the random numbers of this step, whatever was drawn before.
-
-        In the precision of training on a GPU, and where weights are narrow; else in float32.
-        """
-        self._model.eval()
-        torch.manual_seed(step_seed(self._config.seed, self._state.step))
-        precision = self._stepper.precision
-        narrow = precision.device.type == "cuda" or self._config.weights == "bf16"
-        try:
-            with torch.no_grad(), precision.autocast() if narrow else contextlib.nullcontext():
-                yield
-        finally:
-            self._sharing.settle()
-            self._model.train()
+    def _evaluating(self) -> contextlib.AbstractContextManager[None]:
+        precision, step = self._stepper.precision, self._state.step
+        return evaluating(self._model, self._config, precision, step, self._sharing.settle)
 
     def _save(self, *, wait: bool) -> None:
         """Save a checkpoint, unless this step's is there already."""
@@ -448,6 +449,7 @@ class Trainer:
             state.scaler = self._stepper.precision.state()
             values = {
                 **dataclasses.asdict(state),
+                **self._supply.values(state.step * self._rows),
                 "tokens": self._tokens,
                 "rows": state.step * self._rows,
                 "rows_per_step": self._rows,

@@ -1,0 +1,1 @@
+"""The feed: texts as they are made or drawn, numbered on disk, served over HTTP to trainers."""

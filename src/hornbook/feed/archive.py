@@ -1,0 +1,224 @@
+"""Texts drawn from an archive in a keyed order, so that one number is the whole state.
+
+In: a zip, Parquet, jsonl or text file. Out: batches of documents without end, an epoch after the
+other, each in another order; and the validation set, texts which are never among them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hornbook.documents import Document, byte_length, mend_surrogates
+from hornbook.errors import HornbookError
+from hornbook.feed.archive_index import BROKEN, Part, open_parts
+from hornbook.feed.config import FeedConfig
+from hornbook.feed.produce import Made
+from hornbook.feed.reject import LONGEST, Rejects
+from hornbook.gather.cut import cut
+from hornbook.progress import say, warn
+from hornbook.tokens.order import derive_key, permute
+
+BATCH_TEXTS, BATCH_BYTES = 64, 2**20
+"""Of a batch, at most; but one text in any case."""
+
+FIRST_TEXTS = 100
+"""Texts after which an archive of which most are broken is given up."""
+
+_FIRST_TRIED = 5
+"""Texts that are read on opening: where all are broken, it is the whole archive, or its column."""
+
+_NAMED = 10
+"""Broken texts that are named; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A text that cannot be read."""
+
+    why: str
+
+
+class Archive:
+    """The texts of an archive, by index. Threads may share it."""
+
+    def __init__(self, parts: list[Part], where: Path):
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+        self._lock = threading.Lock()
+        self._where = where
+        self._read = 0
+        self.broken: set[int] = set()
+        """Indices of the broken texts met so far."""
+        labels = "\n".join(part.label for part in parts).encode("utf-8", "surrogatepass")
+        self.fingerprint = hashlib.blake2b(labels, digest_size=8).hexdigest()
+        """Another one when the archive is another, and so its order."""
+        if len(self) == 0:
+            raise HornbookError("has no texts", where=where, hint="Check --feed.archive")
+
+    @classmethod
+    def open(cls, path: Path, text_column: str | None, scratch: Path) -> Archive:
+        """Open an archive; indices and what has to be unpacked go to the folder `scratch`."""
+        archive = cls(open_parts(path, text_column, scratch), path)
+        first = [archive._look(index) for index in range(min(_FIRST_TRIED, len(archive)))]
+        problems = [each.why for each in first if isinstance(each, Broken)]
+        if len(problems) == len(first):
+            raise HornbookError(
+                f"its first {len(first)} texts cannot be read; one: {problems[0]}", where=path
+            )
+        return archive
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def text(self, index: int) -> Document | Broken:
+        """The text at an index.
+
+        Raises:
+            HornbookError: more than half of the texts are broken, so the whole archive is.
+        """
+        with self._lock:
+            self._read += 1
+            found = self._look(index)
+            if isinstance(found, Broken) and index not in self.broken:
+                self._count(index, found)
+        return found
+
+    def _look(self, index: int) -> Document | Broken:
+        part = int(np.searchsorted(self._ends, index, "right"))
+        try:
+            found = self._parts[part].read(index - (int(self._ends[part - 1]) if part else 0))
+        except BROKEN as error:
+            return Broken(str(error))
+        found.text = mend_surrogates(found.text)
+        return found if found.text.strip() else Broken("has no text")
+
+    def _count(self, index: int, broken: Broken) -> None:
+        self.broken.add(index)
+        if len(self.broken) <= _NAMED:
+            more = "; further ones are only counted" if len(self.broken) == _NAMED else ""
+            warn(f"{self._where}: text {index:,} is left out: {broken.why}{more}")
+        seen = min(self._read, len(self))
+        if seen >= min(FIRST_TEXTS, len(self)) and 2 * len(self.broken) > seen:
+            raise HornbookError(
+                f"{len(self.broken):,} of the first {seen:,} texts are broken; one: {broken.why}",
+                where=self._where,
+                hint="Is --feed.archive_text_column right? Else make the archive again",
+            )
+
+
+class ArchiveProducer:
+    """Draws an archive's texts, all but those held out.
+
+    Its state is how far it is: position p of epoch e is text `permute(p)` under a key of the
+    epoch. The first `held_out` texts under a key that does not depend on the epoch are the
+    validation set, for ever.
+    """
+
+    name = "archive"
+
+    def __init__(self, archive: Archive, config: FeedConfig):
+        self._archive, self._seed = archive, config.seed
+        self._rejects = Rejects(config.languages, by_model=False)
+        wanted = config.validation_texts
+        self.held_out = min(wanted, len(archive) // 10)
+        """Texts of the validation set, with those of them that are broken."""
+        if self.held_out < wanted:
+            say(f"archive: {self.held_out:,} of its {len(archive):,} texts are held out")
+        order = np.arange(self.held_out, dtype=np.int64)
+        self._held_out = permute(order, len(archive), derive_key(self._seed, "validation"))
+        self._is_held_out = frozenset(self._held_out.tolist())
+        self._order_of = f"{archive.fingerprint}-{config.seed}"
+
+    async def make(self, state: Any) -> Made:
+        """The next batch. See `Producer`."""
+        return await asyncio.to_thread(self._make, state)
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+    def validation(self, cursor: int, most_texts: int, most_bytes: int) -> tuple[int, list[str]]:
+        """Texts of the validation set from number `cursor` on, and the cursor after them.
+
+        Broken ones have a number and are left out. At least one text, unless none is left.
+        """
+        texts: list[str] = []
+        size = 0
+        while cursor < self.held_out and len(texts) < most_texts:
+            found = self._archive.text(int(self._held_out[cursor]))
+            if isinstance(found, Document):
+                size += byte_length(found.text)
+                if texts and size > most_bytes:
+                    break
+                texts.append(found.text)
+            cursor += 1
+        return cursor, texts
+
+    def _make(self, state: Any) -> Made:
+        position = self._position(state)
+        documents: list[Document] = []
+        rejected: Counter[str] = Counter()
+        size = 0
+        for index in self._order(position):
+            if len(documents) >= BATCH_TEXTS or size >= BATCH_BYTES:
+                break
+            position += 1
+            if index in self._is_held_out:
+                continue
+            found = self._archive.text(index)
+            if isinstance(found, Broken):
+                rejected["broken"] += 1
+            elif reason := self._rejects.reason(found.text):
+                rejected[reason] += 1
+            else:
+                documents += pieces(found, index)
+                size += len(found.text)
+        return Made(documents, self._state(position), rejected)
+
+    def _order(self, position: int) -> Iterator[int]:
+        """The texts from a position to the end of its epoch, of 256 positions at most."""
+        size = len(self._archive)
+        epoch, place = divmod(position, size)
+        places = np.arange(place, min(place + 4 * BATCH_TEXTS, size))
+        yield from permute(places, size, derive_key(self._seed, "archive", epoch)).tolist()
+
+    def _position(self, state: Any) -> int:
+        if state is None:
+            return 0
+        if state["order"] != self._order_of:
+            warn("the archive or feed.seed is another one than before: texts are drawn from the "
+                 "beginning, and the validation set is another one too")  # fmt: skip
+            return 0
+        position: int = state["position"]
+        return position
+
+    def _state(self, position: int) -> dict[str, Any]:
+        return {"position": position, "order": self._order_of}
+
+
+def pieces(document: Document, index: int) -> Iterator[Document]:
+    """The document, cut where it is longer than a text may be."""
+    document.meta["index"] = index
+    if len(document.text) <= LONGEST:
+        yield document
+        return
+    for start, end in cut(document.text, LONGEST):
+        place = {**document.meta, "characters": [start, end]}
+        yield replace(document, text=document.text[start:end], meta=place, id="")
+
+
+def open_archive(config: FeedConfig) -> ArchiveProducer | None:
+    """The producer of `feed.archive`; None: there is no archive."""
+    if config.archive is None:
+        return None
+    scratch = Path(config.folder) / "archive"
+    archive = Archive.open(Path(config.archive), config.archive_text_column, scratch)
+    return ArchiveProducer(archive, config)

@@ -1,0 +1,305 @@
+"""Random access to the texts of archive files: which there are, and the one at an index.
+
+In: jsonl, Parquet, zip and text files. Out: `Part`s. Nothing is read ahead; jsonl files are
+scanned once for their lines, which is kept in the feed's folder, as are jsonl and Parquet files
+that lie packed in a zip file: those can only be read from their beginning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections import OrderedDict
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hornbook.documents import Document
+from hornbook.errors import HornbookError
+from hornbook.files import atomic_path
+from hornbook.gather.archives import open_member, open_zip
+from hornbook.gather.cut import cut
+from hornbook.gather.encodings import BLOCK
+from hornbook.gather.rows import KEPT, document_of, find_text_column
+from hornbook.gather.streams import DAMAGE, Expansion
+from hornbook.gather.tables import is_text, json_object
+from hornbook.progress import warn
+
+OPTION = "--feed.archive_"
+
+LONGEST_BYTES = 64 * 2**20
+"""Bytes of a line of jsonl or a text file in a zip; longer ones count as broken."""
+
+PASSAGE = 4_000
+"""Characters of a passage, at most: a text file by itself is cut into those."""
+
+CACHE_BYTES = 512 * 2**20
+"""Row groups of Parquet that are held: to read one text, its whole row group is decoded, which
+took 54 ms for one of 16 MB (two busy cores)."""
+
+BROKEN = (*DAMAGE, HornbookError, UnicodeDecodeError, NotImplementedError, RuntimeError)
+"""What reading one text may raise; zipfile has RuntimeError for one that is encrypted."""
+
+TEXTS, LINES, TABLES = (".txt", ".md"), (".jsonl", ".ndjson"), (".parquet",)
+
+
+class Part(Protocol):
+    """The texts of one file."""
+
+    label: str
+    """Tells it from others: its name and size."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Document:
+        """The text at an index. Raises one of `BROKEN`."""
+        ...
+
+
+def open_parts(path: Path, column: str | None, scratch: Path) -> list[Part]:
+    """The parts of an archive, in the order of their names.
+
+    Args:
+        path: a file, or a folder of jsonl and Parquet files.
+        column: of the text; None: found by its name.
+        scratch: folder for indices and unpacked files.
+    """
+    if not path.exists():
+        raise HornbookError("does not exist", where=path, hint="Check --feed.archive")
+    ending, groups = _ending(path), RowGroups()
+    if path.is_dir():
+        files = sorted(each for each in path.rglob("*") if _ending(each) in (*LINES, *TABLES))
+        names = [each.relative_to(path).as_posix() for each in files]
+        pairs = zip(files, names, strict=True)
+        parts = [_lines_or_table(file, name, column, scratch, groups) for file, name in pairs]
+    elif ending in (*LINES, *TABLES):
+        parts = [_lines_or_table(path, path.name, column, scratch, groups)]
+    elif ending == ".zip":
+        parts = _parts_of_zip(path, column, scratch, groups)
+    elif ending in TEXTS:
+        parts = [_Passages(path)]
+    else:
+        raise HornbookError(
+            "is no archive that can be read at any place",
+            where=path,
+            hint="Zip, Parquet and jsonl files can: "
+            f"`hornbook convert {path.name} --to parquet --out archive.parquet`",
+        )
+    if sum(part.bytes for part in parts if isinstance(part, _Table)) > CACHE_BYTES:
+        warn(
+            f"{path}: more than {CACHE_BYTES >> 20} MB of Parquet, of which a row group is decoded "
+            "for each text; `hornbook convert --to jsonl` makes an archive that is read faster"
+        )
+    return parts
+
+
+def _lines_or_table(
+    path: Path, name: str, column: str | None, scratch: Path, groups: RowGroups
+) -> Part:
+    if _ending(path) in TABLES:
+        return _Table(path, name, column, groups)
+    return _Lines(path, name, column, scratch)
+
+
+def _parts_of_zip(path: Path, column: str | None, scratch: Path, groups: RowGroups) -> list[Part]:
+    file = open(path, "rb")  # noqa: SIM115 - as long as texts are read
+    archive = open_zip(file, str(path))
+    members = [each for each in archive.infolist() if not each.is_dir()]
+    members = sorted(
+        (each for each in members if "__MACOSX" not in each.filename),
+        key=lambda each: each.filename,
+    )
+    texts = [each for each in members if _ending(each) in TEXTS]
+    packed = [each for each in members if _ending(each) in (*LINES, *TABLES)]
+    if others := len(members) - len(texts) - len(packed):
+        warn(f"{path}: {others:,} files in it are no texts, jsonl or Parquet, and are left out")
+    folder = scratch / f"{path.name}-{_mark(path)}"
+    parts: list[Part] = [_Members(archive, path, texts)] if texts else []
+    for number, member in enumerate(packed):
+        unpacked = folder / f"{number:05d}{_ending(member)}"
+        if not unpacked.exists():
+            _unpack(archive, member, unpacked, Expansion(path.stat().st_size, str(path)))
+        parts.append(_lines_or_table(unpacked, member.filename, column, scratch, groups))
+    return parts
+
+
+def _unpack(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, out: Path, expansion: Expansion
+) -> None:
+    where = f"{archive.filename} > {member.filename}"
+    with (
+        open_member(archive, member, where, expansion) as packed,
+        atomic_path(out) as temporary,
+        open(temporary, "wb") as file,
+    ):
+        shutil.copyfileobj(packed, file, BLOCK)
+
+
+class _Lines:
+    """The lines of a jsonl file that are not blank."""
+
+    def __init__(self, path: Path, name: str, column: str | None, scratch: Path):
+        self._path, self._column = path, column
+        self._source = PurePosixPath(name).stem
+        size = path.stat().st_size
+        index = scratch / f"{path.name}-{_mark(path)}.npy"
+        if not index.exists():
+            with atomic_path(index) as temporary, open(temporary, "wb") as file:
+                np.save(file, line_spans(path))
+        self._spans = np.load(index, mmap_mode="r")
+        self.label = f"{name} {size} {len(self._spans)}"
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def read(self, index: int) -> Document:
+        start, length = self._spans[index].tolist()
+        where = f"{self._path}, text {index + 1:,}"
+        if length > LONGEST_BYTES:
+            raise _too_long(where)
+        with open(self._path, "rb") as file:
+            file.seek(start)
+            row = json_object(file.read(length), where)
+        column = find_text_column(row, self._column, where, OPTION)
+        return document_of(row, column, self._source, where, OPTION)
+
+
+def line_spans(path: Path) -> npt.NDArray[np.int64]:
+    """Offset and length in bytes of each line that may hold an object: int64 [lines, 2]."""
+    found, base = [np.array([-1])], 0
+    with open(path, "rb") as file:
+        while block := file.read(16 * BLOCK):
+            ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+            found.append(ends + base)
+            base += len(block)
+    ends = np.concatenate([*found, [base]])
+    spans = np.stack((ends[:-1] + 1, np.diff(ends) - 1), axis=1)
+    return spans[spans[:, 1] >= len("{}")].astype(np.int64)
+
+
+class RowGroups:
+    """The row groups of Parquet files that were read last, at most `CACHE_BYTES` of them."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[tuple[Path, int], Any] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, path: Path, number: int, columns: list[str]) -> Any:
+        """A row group as an Arrow table."""
+        key = (path, number)
+        if key not in self._held:
+            with pq.ParquetFile(path) as file:
+                table = file.read_row_group(number, columns=columns)
+            while self._held and self._bytes + table.nbytes > CACHE_BYTES:
+                self._bytes -= self._held.popitem(last=False)[1].nbytes
+            self._held[key] = table
+            self._bytes += table.nbytes
+        self._held.move_to_end(key)
+        return self._held[key]
+
+
+class _Table:
+    """The rows of a Parquet file."""
+
+    def __init__(self, path: Path, name: str, column: str | None, held: RowGroups):
+        self._path, self._held, self._source = path, held, PurePosixPath(name).stem
+        try:
+            metadata = pq.read_metadata(path)
+            schema = metadata.schema.to_arrow_schema()
+        except (pa.ArrowException, OSError) as error:
+            raise HornbookError(
+                f"is not a readable Parquet file ({error})", where=path, hint="Make it again"
+            ) from error
+        names = [field.name for field in schema if is_text(field.type)]
+        self._column = find_text_column(names, column, str(path), OPTION)
+        kept = [each for each in KEPT if each in schema.names and each != self._column]
+        self._columns = [self._column, *kept]
+        numbers = range(metadata.num_row_groups)
+        groups = [metadata.row_group(number) for number in numbers]
+        self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
+        self.bytes = sum(group.total_byte_size for group in groups)
+        self.label = f"{name} {path.stat().st_size} {metadata.num_rows}"
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def read(self, index: int) -> Document:
+        group = int(np.searchsorted(self._ends, index, "right"))
+        place = index - (int(self._ends[group - 1]) if group else 0)
+        where = f"{self._path}, row {index + 1:,}"
+        table = self._held.get(self._path, group, self._columns)
+        row = table.slice(place, 1).to_pylist()[0]
+        document = document_of(row, self._column, self._source, where, OPTION)
+        if document.meta:  # a struct may hold dates and bytes
+            document.meta = json.loads(json.dumps(document.meta, default=str))
+        return document
+
+
+class _Members:
+    """The text files in a zip file."""
+
+    def __init__(self, archive: zipfile.ZipFile, path: Path, members: list[zipfile.ZipInfo]):
+        self._archive, self._path, self._members = archive, path, members
+        self.label = f"{path.name} {path.stat().st_size} {len(members)}"
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def read(self, index: int) -> Document:
+        member = self._members[index]
+        with self._archive.open(member) as file:
+            data = file.read(LONGEST_BYTES + 1)
+        if len(data) > LONGEST_BYTES:
+            raise _too_long(f"{self._path} > {member.filename}")
+        name = PurePosixPath(member.filename)
+        return Document(
+            data.decode("utf-8-sig"),
+            source=self._path.stem,
+            title=name.stem,
+            meta={"file": member.filename},
+        )
+
+
+class _Passages:
+    """The passages of a text file."""
+
+    def __init__(self, path: Path):
+        try:
+            self._text = path.read_text("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise HornbookError(
+                f"cannot be read as UTF-8 text ({error})", where=path, hint="Convert it first"
+            ) from error
+        self._path = path
+        self._spans = list(cut(self._text, PASSAGE))
+        self.label = f"{path.name} {path.stat().st_size} {len(self._spans)}"
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def read(self, index: int) -> Document:
+        start, end = self._spans[index]
+        meta = {"characters": [start, end]}
+        return Document(self._text[start:end], source=self._path.stem, meta=meta)
+
+
+def _ending(file: Path | zipfile.ZipInfo) -> str:
+    name = file.filename if isinstance(file, zipfile.ZipInfo) else file.name
+    return PurePosixPath(name).suffix.lower()
+
+
+def _mark(path: Path) -> str:
+    """Another one when the file is another."""
+    state = path.stat()
+    key = f"{path.resolve()}\n{state.st_size}\n{state.st_mtime_ns}"
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def _too_long(where: str) -> HornbookError:
+    return HornbookError(f"is longer than {LONGEST_BYTES >> 20} MB", where=where)

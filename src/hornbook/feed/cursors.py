@@ -1,0 +1,272 @@
+"""Where the readers of a feed are: cursors of training runs, and leases of consumers that share.
+
+In: what readers say. Out: the same after a crash; and the lowest number that someone still wants.
+
+A cursor is a promise to keep what is behind it. A group of consumers gets each text once: a lease
+is a range of numbers that one of them has for some seconds; acknowledged it is done, else it comes
+back. So a text may be delivered twice, never not at all. Deadlines run on the monotonic clock and
+begin anew after a restart, so that no jump of the wall clock ends a lease.
+
+`FEED/state.sqlite` is written ahead and synced at each commit; threads may share the object.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from hornbook.errors import HornbookError
+from hornbook.files import disk_full
+
+STATE = "state.sqlite"
+VERSION = 1
+ANONYMOUS = "anonymous"
+"""The consumer of requests that name none; nothing is kept for it."""
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS cursor(name TEXT PRIMARY KEY, next INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS consumer(name TEXT PRIMARY KEY, next INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS lease(id TEXT PRIMARY KEY, consumer TEXT NOT NULL,
+    first INTEGER NOT NULL, next INTEGER NOT NULL, seconds REAL NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Numbers [first, next) that one consumer has for `seconds`."""
+
+    id: str
+    first: int
+    next: int
+    seconds: float
+
+
+class Cursors:
+    """The readers' places.
+
+    Args:
+        folder: of the feed.
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic):
+        self._path, self._clock = folder / STATE, clock
+        self._lock = threading.Lock()
+        self._deadlines: dict[str, float] = {}
+        with self._errors():
+            self._database = sqlite3.connect(
+                self._path, isolation_level=None, check_same_thread=False
+            )
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            if version not in (0, VERSION):
+                raise HornbookError(
+                    f"is of version {version}, this hornbook reads {VERSION}",
+                    where=self._path,
+                    hint="Go on with the hornbook that began the feed",
+                )
+            self._database.executescript(_TABLES + f"PRAGMA user_version = {VERSION};")
+            for name, seconds in self._database.execute("SELECT id, seconds FROM lease"):
+                self._deadlines[name] = clock() + seconds
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.close()
+
+    def set(self, name: str, next: int, *, reset: bool = False) -> None:
+        """Keep what is from number `next` on for `name`; it goes back only with `reset`."""
+        with self._transaction() as database:
+            later = "excluded.next" if reset else "MAX(next, excluded.next)"
+            database.execute(
+                f"INSERT INTO cursor VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET next = {later}",
+                (name, next),
+            )
+
+    def all(self) -> dict[str, int]:
+        """The cursors: of each name the number that it wants next."""
+        with self._transaction() as database:
+            return dict(database.execute("SELECT name, next FROM cursor ORDER BY name"))
+
+    def groups(self) -> dict[str, int]:
+        """The consumers: of each the first number that is not acknowledged."""
+        with self._transaction() as database:
+            return dict(
+                database.execute(
+                    "SELECT name, MIN(consumer.next, IFNULL((SELECT MIN(first) FROM lease WHERE"
+                    " consumer = name), consumer.next)) FROM consumer ORDER BY name"
+                )
+            )
+
+    def forget(self, name: str) -> None:
+        """Forget a cursor or consumer: nothing is kept for it any more."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM cursor WHERE name = ?", (name,))
+            database.execute("DELETE FROM consumer WHERE name = ?", (name,))
+            for lease in self._open(database, name):
+                self._end(database, lease)
+
+    def lowest(self) -> tuple[str, int] | None:
+        """Who wants the lowest number, and which; None: nobody is known."""
+        places = [*self.all().items(), *self.groups().items()]
+        places = [place for place in places if place[0] != ANONYMOUS]
+        return min(places, key=lambda place: place[1], default=None)
+
+    def low_water(self) -> int | None:
+        """The lowest number that someone still wants; None: nobody is known."""
+        lowest = self.lowest()
+        return None if lowest is None else lowest[1]
+
+    def highest(self) -> int:
+        """A number below which everything that any reader was given is."""
+        with self._transaction() as database:
+            rows = database.execute("SELECT next FROM cursor UNION SELECT next FROM consumer")
+            return max((row[0] for row in rows), default=0)
+
+    def lease(self, group: str, first: int, head: int, n: int, seconds: float) -> Lease | None:
+        """A range of numbers that no other consumer of the group has.
+
+        Ranges that came back go out again first, the lowest of them; then what is new.
+
+        Args:
+            group: the consumers' common name.
+            first: first number that the log keeps: a new group begins there, and what is before it
+                is given up.
+            head: the number after the log's last.
+            n: numbers, at most.
+            seconds: how long the range is the consumer's.
+
+        Returns:
+            None when there is nothing.
+        """
+        with self._transaction() as database:
+            self._drop_before(database, group, first)
+            database.execute("INSERT OR IGNORE INTO consumer VALUES (?, ?)", (group, first))
+            for old in self._open(database, group):
+                if self._deadlines[old.id] <= self._clock():
+                    self._end(database, old)
+                    if old.next > old.first + n:
+                        self._free(database, group, old.first + n, old.next)
+                    begin, end = old.first, min(old.first + n, old.next)
+                    break
+            else:
+                query = "SELECT next FROM consumer WHERE name = ?"
+                (begin,) = database.execute(query, (group,)).fetchone()
+                end = min(begin + n, head)
+                if begin >= end:
+                    return None
+                database.execute("UPDATE consumer SET next = ? WHERE name = ?", (end, group))
+            lease = Lease(secrets.token_hex(8), begin, end, seconds)
+            self._begin(database, group, lease, self._clock() + seconds)
+            return lease
+
+    def shorten(self, group: str, lease: str, next: int) -> None:
+        """Give back the numbers from `next` on: fewer texts were sent than leased."""
+        with self._transaction() as database:
+            for old in self._open(database, group):
+                if old.id == lease and old.first <= next < old.next:
+                    deadline = self._deadlines[old.id]
+                    self._end(database, old)
+                    if next > old.first:
+                        kept = Lease(old.id, old.first, next, old.seconds)
+                        self._begin(database, group, kept, deadline)
+                    self._free(database, group, next, old.next)
+
+    def acknowledge(self, group: str, lease: str) -> bool:
+        """The texts of a lease are done. False: it is unknown, or its time was over."""
+        return self._finish(group, lease, lambda old, database: self._end(database, old))
+
+    def release(self, group: str, lease: str) -> bool:
+        """Give a lease back at once. False: it is unknown, or its time was over."""
+
+        def give_back(old: Lease, database: sqlite3.Connection) -> None:
+            self._end(database, old)
+            self._free(database, group, old.first, old.next)
+
+        return self._finish(group, lease, give_back)
+
+    def _finish(
+        self, group: str, lease: str, finish: Callable[[Lease, sqlite3.Connection], None]
+    ) -> bool:
+        with self._transaction() as database:
+            for old in self._open(database, group):
+                if old.id == lease and self._deadlines[lease] > self._clock():
+                    finish(old, database)
+                    return True
+        return False
+
+    def _open(self, database: sqlite3.Connection, group: str) -> list[Lease]:
+        query = "SELECT id, first, next, seconds FROM lease WHERE consumer = ? ORDER BY first"
+        return [Lease(*row) for row in database.execute(query, (group,))]
+
+    def _begin(
+        self, database: sqlite3.Connection, group: str, lease: Lease, deadline: float
+    ) -> None:
+        values = (lease.id, group, lease.first, lease.next, lease.seconds)
+        database.execute("INSERT INTO lease VALUES (?, ?, ?, ?, ?)", values)
+        self._deadlines[lease.id] = deadline
+
+    def _free(self, database: sqlite3.Connection, group: str, first: int, next: int) -> None:
+        """Numbers that anyone may have: a lease whose time is over, now and after a restart."""
+        self._begin(database, group, Lease(secrets.token_hex(8), first, next, 0.0), self._clock())
+
+    def _end(self, database: sqlite3.Connection, lease: Lease) -> None:
+        database.execute("DELETE FROM lease WHERE id = ?", (lease.id,))
+        self._deadlines.pop(lease.id, None)
+
+    def _drop_before(self, database: sqlite3.Connection, group: str, first: int) -> None:
+        """Give up what the log no longer has."""
+        parameters = (first, group, first)
+        for statement in (
+            "UPDATE consumer SET next = ? WHERE name = ? AND next < ?",
+            "UPDATE lease SET first = ? WHERE consumer = ? AND first < ?",
+        ):
+            database.execute(statement, parameters)
+        for lease in self._open(database, group):
+            if lease.next <= first:
+                self._end(database, lease)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, and durable."""
+        with self._lock, self._errors():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
+                raise disk_full(self._path) from error
+            raise HornbookError(
+                f"cannot be used ({error})",
+                where=self._path,
+                hint="Is the folder yours to write, and on a local disk?",
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise HornbookError(
+                f"is damaged ({error})",
+                where=self._path,
+                hint="Remove it: readers' places are lost, no texts; trainers know their own",
+            ) from error

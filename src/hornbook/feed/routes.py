@@ -1,0 +1,284 @@
+"""The routes of a feed, and how FastAPI documents them in `openapi.json`.
+
+In: a `Feed`. Out: the ASGI application, behind its guard.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from hornbook.feed.bodies import Format
+from hornbook.feed.cursors import ANONYMOUS
+from hornbook.feed.guard import Application, Guard, Refusal, later
+from hornbook.feed.metrics import prometheus
+from hornbook.feed.server import WAIT_SECONDS, Feed
+from hornbook.feed.status import snapshot, status_page
+from hornbook.gather.feed_log import Gone
+from hornbook.tokens.feed_protocol import (
+    COUNT_HEADER,
+    FIRST_HEADER,
+    HEAD_HEADER,
+    LEASE_HEADER,
+    LEASE_SECONDS_HEADER,
+    LOG_HEADER,
+    NEXT_HEADER,
+    PROTOCOL,
+    PROTOCOL_HEADER,
+)
+
+MAX_NUMBER = 2**63 - 1
+NAME = "[A-Za-z0-9._-]{1,64}"
+
+Number = Annotated[int | None, Query(ge=0, le=MAX_NUMBER, description="number of the first text")]
+Count = Annotated[int, Query(ge=1, description="texts, at most; the feed's own limit is 1024")]
+Wait = Annotated[
+    float, Query(ge=0, le=WAIT_SECONDS, description="seconds to wait where there is no text yet")
+]
+Consumer = Annotated[
+    str | None,
+    Query(pattern=f"^{NAME}$", description="share the texts with all who give this name"),
+]
+LeaseSeconds = Annotated[
+    float | None, Query(ge=5, le=3600, description="time until the texts go to somebody else")
+]
+ReaderName = Annotated[str, Path(pattern=f"^{NAME}$", description="the reader, such as a run")]
+
+DESCRIPTION = f"""
+Texts, each with a number that never changes. Every answer has the headers `{PROTOCOL_HEADER}`
+(this protocol) and `{LOG_HEADER}` (the log whose numbers they are); a request that has them too is
+refused where they differ. An error is JSON: `error`, `hint`. `503` with `Retry-After`: nothing is
+wrong, ask again. Answers are compressed with zstd or gzip where the request accepts it.
+"""
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "a value that has no meaning, or another protocol (`supported`)"},
+    401: {"description": "no token, or not the right one"},
+    409: {"description": "another log's numbers"},
+    503: {"description": "no text yet, too busy, or stopping; with `Retry-After`"},
+}
+GONE: dict[int | str, dict[str, Any]] = {
+    410: {"description": "no longer kept, or damaged; `first` is the next number that is there"}
+}
+
+
+class Given(BaseModel):
+    """Texts that a consumer was given."""
+
+    consumer: str = Field(pattern=f"^{NAME}$")
+    lease: str = Field(max_length=64, description=f"the header `{LEASE_HEADER}` of the answer")
+
+
+class Place(BaseModel):
+    """Where a reader is."""
+
+    next: int = Field(ge=0, le=MAX_NUMBER, description="texts from this number on are kept")
+
+
+def _headers(**names: str) -> dict[str, Any]:
+    return {
+        name: {"description": text, "schema": {"type": "string"}} for name, text in names.items()
+    }
+
+
+TEXTS: dict[str, Any] = {
+    "description": "at least one text: an array of strings, or an object with all about each",
+    "content": {
+        "application/json": {
+            "schema": {
+                "oneOf": [
+                    {"type": "array", "items": {"type": "string"}, "minItems": 1},
+                    {
+                        "type": "object",
+                        "description": "protocol, log, first, next, head, lease, and texts: each"
+                        " with number, text, source, licence, meta ... as far as they are known",
+                    },
+                ]
+            }
+        }
+    },
+    "headers": _headers(
+        **{
+            PROTOCOL_HEADER: "version of the protocol",
+            LOG_HEADER: "the log's id",
+            FIRST_HEADER: "number of the first text",
+            COUNT_HEADER: "how many there are",
+            NEXT_HEADER: "the cursor to ask for next",
+            HEAD_HEADER: "number that the next text to be made will have",
+            LEASE_HEADER: "with `consumer`: what to acknowledge",
+            LEASE_SECONDS_HEADER: "with `consumer`: how long it lasts",
+        }
+    ),
+}
+
+
+def application(feed: Feed, token: str | None) -> Application:
+    """The routes of a feed behind its guard."""
+    app = FastAPI(
+        title="hornbook feed",
+        version=str(PROTOCOL),
+        description=DESCRIPTION,
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere
+        redoc_url=None,
+        openapi_url=None,
+    )
+    _add_texts(app, feed)
+    _add_readers(app, feed)
+    _add_state(app, feed)
+    _add_errors(app)
+    return Guard(app, feed.log.id, token, feed.metrics)
+
+
+def _add_texts(app: FastAPI, feed: Feed) -> None:
+    def checked(n: int) -> int:
+        if n > feed.config.max_n:
+            raise Refusal(400, f"n is at most {feed.config.max_n} here", max_n=feed.config.max_n)
+        return n
+
+    @app.get("/generate", responses={**ERRORS, **GONE, 200: TEXTS}, response_class=JSONResponse)
+    async def generate(
+        request: Request,
+        cursor: Number = None,
+        n: Count = 1,
+        format: Format = "array",
+        wait: Wait = WAIT_SECONDS,
+        consumer: Consumer = None,
+        lease_seconds: LeaseSeconds = None,
+    ) -> Response:
+        """Texts. With `cursor` exactly those from that number on, the same ones every time; with
+        `consumer` ones that no other reader of this name has, to be acknowledged: at least once,
+        in no order that could be repeated; with neither, ones that nobody asked for in this way
+        before, at most once: done with when they are sent."""
+        if cursor is None:
+            seconds = lease_seconds or feed.config.lease_seconds
+            name = consumer or ANONYMOUS
+            return await feed.by_lease(request, name, checked(n), seconds, wait, format)
+        if consumer is not None:
+            raise Refusal(400, "`cursor` and `consumer` exclude each other", "Give one of them")
+        accept = request.headers.get("accept-encoding")
+        return await feed.by_cursor(cursor, checked(n), wait, format, accept)
+
+    @app.get("/validation", responses={**ERRORS, 200: TEXTS}, response_class=JSONResponse)
+    async def validation(request: Request, cursor: Number = None, n: Count = 1) -> Response:
+        """Texts of the archive that are held out for ever, always in the same order, as an array.
+        The head says how many there are. 404: this feed has none."""
+        accept = request.headers.get("accept-encoding")
+        return await feed.validation(cursor or 0, checked(n), accept)
+
+
+def _add_readers(app: FastAPI, feed: Feed) -> None:
+    conflict: dict[int | str, dict[str, Any]] = {
+        **ERRORS,
+        409: {"description": "the lease expired, is not known, or is another log's"},
+    }
+
+    @app.post("/acknowledge", status_code=204, responses=conflict)
+    async def acknowledge(given: Given) -> None:
+        """The consumer is done with the texts: nobody else gets them."""
+        if not await feed.in_cursors(lambda: feed.cursors.acknowledge(given.consumer, given.lease)):
+            raise _no_lease()
+
+    @app.post("/release", status_code=204, responses=conflict)
+    async def release(given: Given) -> None:
+        """The consumer does not want the texts: the next one gets them."""
+        if not await feed.in_cursors(lambda: feed.cursors.release(given.consumer, given.lease)):
+            raise _no_lease()
+
+    @app.put("/cursors/{name}", status_code=204, responses={**ERRORS, **GONE})
+    async def keep(name: ReaderName, place: Place) -> None:
+        """Texts from `next` on are kept for this reader, whatever `--keep` says. It never goes
+        back."""
+        await feed.keep(name, place.next)
+
+    @app.get("/cursors", responses=ERRORS)
+    async def cursors() -> dict[str, int]:
+        """The readers that texts are kept for, and where they are."""
+        return await feed.in_cursors(feed.cursors.all)
+
+    @app.delete("/cursors/{name}", status_code=204, responses=ERRORS)
+    async def forget(name: ReaderName) -> None:
+        """Nothing is kept for this reader any more."""
+        await feed.in_cursors(lambda: feed.cursors.forget(name))
+
+
+def _add_state(app: FastAPI, feed: Feed) -> None:
+    page = status_page()
+
+    @app.get("/healthz")
+    async def live() -> dict[str, str]:
+        """The process runs. Needs no token."""
+        return {"status": "live"}
+
+    @app.get("/readyz", responses=ERRORS)
+    async def ready() -> dict[str, str | None]:
+        """Texts can be read now; else 503 with the reason. `problem` says why no new ones come."""
+        nothing = feed.problem()
+        if nothing is not None:
+            raise later(nothing)
+        return {"status": "ready", "problem": feed.production().get("problem")}
+
+    @app.get("/stats", responses=ERRORS)
+    async def stats() -> dict[str, Any]:
+        """All numbers of this moment."""
+        return await feed.in_cursors(lambda: snapshot(feed))
+
+    @app.get("/metrics", responses=ERRORS, response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """The same for Prometheus."""
+        text = prometheus(await feed.in_cursors(lambda: snapshot(feed)), feed.metrics)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def documentation() -> dict[str, Any]:
+        """This protocol, described by OpenAPI 3.1."""
+        described = app.openapi()
+        bearer = {"type": "http", "scheme": "bearer"}
+        described["components"]["securitySchemes"] = {"bearer": bearer}
+        return {**described, "security": [{"bearer": []}]}
+
+    @app.get("/", include_in_schema=False)
+    async def status() -> Response:
+        """The page."""
+        return page
+
+
+def _add_errors(app: FastAPI) -> None:
+    def answer(refusal: Refusal) -> Response:
+        return Response(refusal.body, refusal.status, refusal.headers, "application/json")
+
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, error: Refusal) -> Response:
+        return answer(error)
+
+    @app.exception_handler(Gone)
+    async def gone(request: Request, error: Gone) -> Response:
+        return answer(Refusal(410, error.what, error.hint or "", first=error.first))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return answer(Refusal(400, f"{where}: {first['msg']}", "openapi.json has what is taken"))
+
+    @app.exception_handler(HTTPException)
+    async def known(request: Request, error: HTTPException) -> Response:
+        hint = "openapi.json lists the routes"
+        headers = dict(error.headers or {})
+        return answer(Refusal(error.status_code, str(error.detail), hint, headers=headers))
+
+    @app.exception_handler(Exception)
+    async def ours(request: Request, error: Exception) -> Response:
+        return answer(Refusal(500, "a mistake of the feed's own; its log says more"))
+
+
+def _no_lease() -> Refusal:
+    return Refusal(
+        409,
+        "no such lease: it expired, or was acknowledged or released before",
+        "The texts go, or went, to another reader",
+    )

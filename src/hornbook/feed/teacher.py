@@ -1,0 +1,214 @@
+"""Texts that a model writes: prompts out, answers in, what is worth keeping handed on.
+
+In: a `Teacher`, which answers prompts in any order. Out: batches of documents, with a state that
+says which prompts were answered, so that none is asked twice and none is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePath
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from hornbook.documents import Document, mend_surrogates
+from hornbook.feed.config import TeacherConfig
+from hornbook.feed.produce import Made, Unavailable
+from hornbook.feed.prompts import Draw, Prompt, prompts
+from hornbook.feed.reject import Rejects
+from hornbook.progress import warn
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A prompt that the teacher cannot answer, though others are."""
+
+    why: str
+
+
+Answers = list[str | Failure]
+
+
+class Teacher(Protocol):
+    """A model that answers prompts."""
+
+    @property
+    def at_once(self) -> int:
+        """How many calls of `generate` may be under way."""
+        ...
+
+    @property
+    def group(self) -> int:
+        """How many prompts a call takes."""
+        ...
+
+    async def vocabulary(self) -> Sequence[str]:
+        """Pieces of text that the model knows; none where that is not known."""
+        ...
+
+    async def generate(self, prompts: Sequence[Prompt]) -> Answers:
+        """An answer to each prompt. Raises `Unavailable`: none now, the prompts stay as they
+        are."""
+        ...
+
+    async def close(self) -> None:
+        """End what it started."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Call:
+    prompts: list[Prompt]
+    answers: Answers
+    gone: Unavailable | None = None
+
+
+class TeacherProducer:
+    """Asks a teacher for one text after the other, several at a time.
+
+    Its state is the lowest prompt without an answer, and those above it that have one.
+
+    Args:
+        name: of the producer.
+        teacher: the model.
+        config: its settings.
+        seed: of the prompts.
+        rejects: decides which texts are kept.
+    """
+
+    def __init__(
+        self, name: str, teacher: Teacher, config: TeacherConfig, seed: int, rejects: Rejects
+    ):
+        self.name = name
+        self._teacher, self._config, self._seed, self._rejects = teacher, config, seed, rejects
+        self._draw: Draw | None = None
+        self._lowest = self._next = 0
+        self._answered: set[int] = set()
+        self._again: list[int] = []
+        """A heap of the prompts that were asked in vain."""
+        self._calls: set[asyncio.Task[_Call]] = set()
+        self._has_failed = False
+
+    async def make(self, state: Any) -> Made:
+        """What has been answered since the last batch, at least one call. See `Producer`."""
+        draw = self._draw or await self._begin(state)
+        while len(self._calls) < self._teacher.at_once:
+            wanted = [draw(self._number()) for _ in range(self._teacher.group)]
+            self._calls.add(asyncio.create_task(self._ask(wanted)))
+        done, self._calls = await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
+        calls = [task.result() for task in done]
+        gone = [call.gone for call in calls if call.gone is not None]
+        for call in calls:
+            if call.gone is not None:
+                for prompt in call.prompts:
+                    heapq.heappush(self._again, prompt.number)
+        if len(gone) == len(calls):
+            raise max(gone, key=lambda error: error.seconds)
+        return await asyncio.to_thread(self._judge, calls)
+
+    async def close(self) -> None:
+        """Drop the calls that are under way, and end the teacher."""
+        for task in self._calls:
+            task.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+        await self._teacher.close()
+
+    def remember(self, text: str, *, near: bool) -> None:
+        """A text that was written before a restart, see `Rejects`."""
+        self._rejects.remember(text, near=near)
+
+    async def _begin(self, state: Any) -> Draw:
+        if state is not None:
+            self._lowest = self._next = state["next"]
+            self._answered = set(state["answered"])
+        is_needed = self._config.prompts == "vocabulary"
+        vocabulary = await self._teacher.vocabulary() if is_needed else []
+        self._draw = prompts(self._config, self._seed, vocabulary)
+        return self._draw
+
+    def _number(self) -> int:
+        if self._again:
+            return heapq.heappop(self._again)
+        while self._next in self._answered:
+            self._next += 1
+        self._next += 1
+        return self._next - 1
+
+    async def _ask(self, wanted: list[Prompt]) -> _Call:
+        try:
+            return _Call(wanted, await self._teacher.generate(wanted))
+        except Unavailable as error:
+            return _Call(wanted, [], error)
+
+    def _judge(self, calls: list[_Call]) -> Made:
+        documents: list[Document] = []
+        rejected: Counter[str] = Counter()
+        answers = [
+            pair
+            for call in calls
+            if call.gone is None
+            for pair in zip(call.prompts, call.answers, strict=True)
+        ]
+        for prompt, answer in answers:
+            self._answered.add(prompt.number)
+            if isinstance(answer, Failure):
+                rejected["failed"] += 1
+                self._tell(answer)
+                continue
+            text = mend_surrogates(answer.strip())
+            if reason := self._rejects.reason(text):
+                rejected[reason] += 1
+            else:
+                documents.append(self._document(prompt, text))
+        while self._lowest in self._answered:
+            self._answered.remove(self._lowest)
+            self._lowest += 1
+        state = {"next": self._lowest, "answered": sorted(self._answered)}
+        return Made(documents, state, rejected)
+
+    def _tell(self, failure: Failure) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            warn(f"feed: {self.name} fails at a prompt: {failure.why}; further ones are counted")
+
+    def _document(self, prompt: Prompt, text: str) -> Document:
+        config = self._config
+        made_by = {
+            "model": config.model,
+            "temperature": config.temperature,
+            "max_tokens": config.max_tokens,
+            "number": prompt.number,
+        }
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        return Document(text, source=self.name, created=created, meta={**made_by, **prompt.meta})
+
+
+def open_teacher(
+    config: TeacherConfig, name: str, seed: int, languages: Sequence[str]
+) -> TeacherProducer:
+    """The producer of one of `feed.teachers`."""
+    teacher: Teacher
+    if config.kind == "openai":
+        from hornbook.feed.openai_teacher import OpenAITeacher
+
+        teacher = OpenAITeacher(config)
+    else:
+        from hornbook.feed.local_teacher import LocalTeacher
+
+        teacher = LocalTeacher(config, seed)
+    return TeacherProducer(name, teacher, config, seed, Rejects(languages, by_model=True))
+
+
+def teacher_names(configs: Sequence[TeacherConfig]) -> list[str]:
+    """A name for each teacher: its model's or host's, with a number where two have the same."""
+    names: list[str] = []
+    for config in configs:
+        name = f"teacher:{PurePath(config.model).name or urlsplit(config.url).hostname}"
+        again = sum(each == name or each.startswith(f"{name}#") for each in names)
+        names.append(f"{name}#{again + 1}" if again else name)
+    return names

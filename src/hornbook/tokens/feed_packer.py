@@ -1,0 +1,119 @@
+"""Rows out of a stream of texts, without loss: row k is a pure function of the feed's log.
+
+In: the ids of texts, in the order of their numbers. Out: rows of T inputs and T targets, and the
+state between any two of them.
+
+The stream is each text's tokens and an end of text after each. Row k holds the targets kT to
+(k + 1)T - 1 of it, wherever texts begin and end, and before each target the token before it (before
+the very first one, an end of text). No padding, no token lost, none twice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Row = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Inputs and targets, both int64 [T]."""
+
+
+@dataclass(frozen=True)
+class FeedState:
+    """All that the rows from `row` on depend on, beside the log itself.
+
+    Attributes:
+        log: id of the feed's log.
+        row: number of the next row.
+        next: number of the text that the next target lies in.
+        offset: tokens of it that are targets of earlier rows.
+        before: the token before the next target.
+        tokenizer_sha256: of the tokenizer that texts are encoded with.
+        sequence_length: tokens in a row (T).
+    """
+
+    log: str
+    row: int
+    next: int
+    offset: int
+    before: int
+    tokenizer_sha256: str
+    sequence_length: int
+
+
+class Packer:
+    """Cuts the stream of texts into rows, from a state on."""
+
+    def __init__(self, state: FeedState, end_of_text: int):
+        self._state, self._end_of_text = state, end_of_text
+        self._row, self._before = state.row, state.before
+        self._after = state.next  # number of the text to come
+        self._skip = state.offset  # tokens of it that were targets before
+        self._texts: deque[tuple[int, NDArray[np.int64], int]] = deque()
+        """Of each text its number, its ids with the end of text, and how many are used."""
+        self._ready = 0
+
+    @property
+    def row(self) -> int:
+        """Number of the next row."""
+        return self._row
+
+    @property
+    def after(self) -> int:
+        """Number of the text to add next."""
+        return self._after
+
+    def add(self, number: int, ids: Sequence[int] | NDArray[np.integer[Any]]) -> None:
+        """Add text `number`, the one after the last: its ids [count], no end of text."""
+        assert number == self._after, "texts come in order"
+        tokens = np.append(np.asarray(ids, np.int64), self._end_of_text)
+        assert self._skip < len(tokens), "this is not the text that the state was taken in"
+        self._texts.append((number, tokens, self._skip))
+        self._ready += len(tokens) - self._skip
+        self._after, self._skip = number + 1, 0
+
+    def skip_to(self, number: int) -> None:
+        """Leave texts out, up to `number`; one that was begun in an earlier row ends there."""
+        assert number > self._after
+        self._after, self._skip = number, 0
+
+    def take(self) -> Row | None:
+        """The next row; None where more text is needed first."""
+        length = self._state.sequence_length
+        if self._ready < length:
+            return None
+        stream = np.empty(length + 1, np.int64)
+        stream[0] = self._before
+        filled = 0
+        while filled < length:
+            number, tokens, used = self._texts.popleft()
+            count = min(length - filled, len(tokens) - used)
+            stream[filled + 1 : filled + 1 + count] = tokens[used : used + count]
+            filled += count
+            if used + count < len(tokens):
+                self._texts.appendleft((number, tokens, used + count))
+        self._ready -= length
+        self._before = int(stream[-1])
+        self._row += 1
+        return stream[:-1], stream[1:]
+
+    def state(self) -> FeedState:
+        """The state before the next row."""
+        if self._texts:
+            number, _, used = self._texts[0]
+        else:
+            number, used = self._after, self._skip
+        known = self._state
+        return FeedState(
+            known.log,
+            self._row,
+            number,
+            used,
+            self._before,
+            known.tokenizer_sha256,
+            known.sequence_length,
+        )

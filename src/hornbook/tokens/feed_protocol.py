@@ -1,0 +1,31 @@
+"""What both ends of a feed agree on: the protocol's number, names of headers, the token.
+
+In: the environment. Out: constants that `hornbook.feed` (the server) and `feed_client.py` share.
+"""
+
+from __future__ import annotations
+
+import os
+
+PROTOCOL = 1
+"""Version of the HTTP protocol; each answer names it, and a request may."""
+
+PROTOCOL_HEADER = "X-Feed-Protocol"
+LOG_HEADER = "X-Feed-Log"
+"""The log's id (32 hex digits): two feeds never have the same."""
+FIRST_HEADER = "X-Feed-First"
+"""Number of the first text of an answer."""
+COUNT_HEADER = "X-Feed-Count"
+NEXT_HEADER = "X-Feed-Next"
+"""The cursor to ask for next."""
+HEAD_HEADER = "X-Feed-Head"
+"""The number that the next text to be made will have."""
+LEASE_HEADER = "X-Feed-Lease"
+LEASE_SECONDS_HEADER = "X-Feed-Lease-Seconds"
+
+TOKEN_VARIABLE = "HORNBOOK_FEED_TOKEN"
+
+
+def feed_token() -> str | None:
+    """The bearer token of the environment variable `HORNBOOK_FEED_TOKEN`; None: there is none."""
+    return os.environ.get(TOKEN_VARIABLE, "").strip() or None

@@ -1,0 +1,239 @@
+"""`hornbook feed`: real processes, ended gently and not; reading and checking."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from hornbook.cli import main
+from hornbook.documents import Document
+from hornbook.feed.log import LogWriter
+from hornbook.gather.feed_log import FeedLog
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "HORNBOOK_FEED_TOKEN"}
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Two thousand texts, from which a feed draws without end."""
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": f"text {k} " * 50}) + "\n" for k in range(2000)))
+    return path
+
+
+@contextlib.contextmanager
+def running(folder: Path, port: int, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """`hornbook feed serve` as a process, once it answers."""
+    words = [f"--feed.folder={folder}", f"--feed.port={port}", *options]
+    command = [sys.executable, "-m", "hornbook", "feed", "serve", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(httpx2.TransportError):
+                    if httpx2.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+                        break
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.kill()
+
+
+def read_to(port: int, cursor: int, stop: int, found: list[str]) -> int:
+    """Read texts from `cursor` on, to number `stop` or until the feed is gone."""
+    with (
+        contextlib.suppress(httpx2.TransportError),
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+    ):
+        while cursor < stop:
+            answer = client.get("/generate", params={"cursor": cursor, "n": 64})
+            if answer.status_code == 200:
+                found += answer.json()
+                cursor = int(answer.headers["X-Feed-Next"])
+    return cursor
+
+
+def test_sigterm_lets_an_answer_leave_and_closes_the_log(tmp_path: Path, archive: Path) -> None:
+    folder, port = tmp_path / "feed", free_port()
+    options = (f"--feed.archive={archive}", "--feed.ahead_texts=6000", "--feed.max_n=10000")
+    with running(folder, port, *options) as process:
+        while httpx2.get(f"http://127.0.0.1:{port}/stats").json()["head"] < 6000:
+            time.sleep(0.05)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.settimeout(30)
+            client.sendall(b"GET /generate?cursor=0&n=6000 HTTP/1.1\r\nHost: x\r\n\r\n")
+            head = client.recv(100).decode()
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            body = head.encode()
+            while got := client.recv(1_000_000):
+                body += got
+        assert head.startswith("HTTP/1.1 200")
+        assert len(json.loads(body.partition(b"\r\n\r\n")[2])) == 6000
+        assert process.wait(30) == 0
+        assert process.stderr is not None and "stopped" in process.stderr.read()
+    LogWriter.create_or_open(folder).close()  # it is nobody's now
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.long)])
+def test_kill_in_the_middle_and_go_on(tmp_path: Path, archive: Path, kills: int) -> None:
+    chance, port = random.Random(kills), free_port()
+    options = (f"--feed.archive={archive}", "--feed.ahead_texts=1000")
+    found: list[str] = []
+    cursor, folder = 0, tmp_path / "feed"
+    for _ in range(kills):
+        with running(folder, port, *options) as process:
+            cursor = read_to(port, cursor, cursor + chance.randrange(2000), found)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    with running(folder, port, *options) as process:
+        cursor = read_to(port, cursor, cursor + 100, found)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    log = FeedLog.open(folder)
+    kept = [document.text for _, document in log.documents()]
+    assert not log.damaged and kept[: len(found)] == found and len(found) == cursor
+    undisturbed = tmp_path / "undisturbed"
+    with running(undisturbed, port, *options):
+        again: list[str] = []
+        read_to(port, 0, cursor, again)
+    assert again[: len(found)] == found  # killed or not, an archive gives the same
+
+
+def test_keep_drops_what_is_read_and_waits_for_who_is_registered(tmp_path: Path) -> None:
+    archive, port = tmp_path / "noise.jsonl", free_port()
+    noise = random.Random(1)
+    lines = [json.dumps({"text": f"{noise.getrandbits(4000):x}"}) + "\n" for _ in range(500)]
+    archive.write_text("".join(lines))
+    options = (f"--feed.archive={archive}", "--feed.ahead_texts=500", "--keep=800KB")
+    with running(tmp_path / "feed", port, *options):
+        found: list[str] = []
+        cursor = read_to(port, 0, 3000, found)
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            while client.get("/stats").json()["first"] == 0:
+                time.sleep(0.05)
+            answer = client.get("/generate", params={"cursor": 0})
+            assert answer.status_code == 410 and answer.json()["first"] > 0
+            put = client.put("/cursors/slow-run", json={"next": cursor})
+            assert put.status_code == 204
+            held = cursor
+            while "slow-run" not in client.get("/stats").json()["production"]["paused"]:
+                params = {"cursor": cursor, "n": 64, "wait": 0}
+                cursor = int(
+                    client.get("/generate", params=params).headers.get("X-Feed-Next", cursor)
+                )
+            assert client.get("/generate", params={"cursor": held}).status_code == 200
+            client.delete("/cursors/slow-run")
+        assert read_to(port, cursor, cursor + 3000, found) >= cursor + 3000
+
+
+def test_a_disk_that_fails_ends_the_feed(
+    tmp_path: Path,
+    archive: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sync, folder = os.fsync, tmp_path / "feed"
+
+    def failing(file: int) -> None:
+        segments = list((folder / "log").glob("*.log"))
+        if segments and segments[0].stat().st_size > 100_000:
+            raise OSError(errno.EIO, "Input/output error")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    words = [f"--feed.folder={folder}", f"--feed.archive={archive}", "--feed.port=0"]
+    assert main(["feed", "serve", *words]) == 2
+    assert "the log cannot be written" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(["feed", "check", str(folder)]) == 0  # what had a number is whole
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A feed of thirty texts in three segments."""
+    path = tmp_path / "feed"
+    log = LogWriter.create_or_open(path, segment_bytes=1)
+    for first in range(0, 30, 10):
+        log.append([Document(f"text {first + k}", source="s") for k in range(10)], {}).result(30)
+    log.close()
+    return path
+
+
+def test_read_and_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["feed", "read", str(folder), "--cursor", "28", "--n", "5"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["number"] for line in lines] == [28, 29]
+    assert lines[0]["text"] == "text 28" and lines[0]["source"] == "s"
+    assert main(["feed", "check", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "texts      30" in out and "lost       0" in out
+    middle = folder / "log" / f"segment-{10:012d}.log"
+    middle.write_bytes(middle.read_bytes()[:-1] + b"\0")
+    assert main(["feed", "check", str(folder)]) == 2
+    captured = capsys.readouterr()
+    assert "lost       10" in captured.out and f"{middle.name}: 10 to 19" in captured.out
+
+
+def test_read_from_a_server(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/"
+    assert main(["feed", "read", url]) == 2
+    assert "does not answer" in capsys.readouterr().err
+    with running(folder, port):  # a log alone, without anything that makes texts
+        assert main(["feed", "read", url, "--cursor", "3", "--n", "2"]) == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["text"] for line in lines] == ["text 3", "text 4"]
+        assert main(["feed", "read", url, "--cursor", "99"]) == 2
+        assert "there is no number 99" in capsys.readouterr().err
+        assert main(["feed", "serve", f"--feed.folder={folder}", "--feed.port=0"]) == 2
+        assert "another hornbook process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["read"], "which feed?"),
+        (["check"], "which feed?"),
+        (["check", "nowhere"], "nowhere"),
+        (["serve"], "has no texts, and nothing that makes any is named"),
+        (["serve", "--feed.host", "0.0.0.0"], "without a token"),
+        (["serve", "--feed.keep", "much"], "is no size"),
+        (["serve", "--feed.archive", "nowhere.zip"], "nowhere.zip"),
+        (["serve", "--feed.prot", "1"], "Did you mean --feed.port?"),
+        (["serve", "quickstrat"], "Did you mean 'quickstart'?"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: list[str],
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HORNBOOK_FEED_TOKEN", raising=False)
+    port = ["--feed.port=0"] if words[0] == "serve" else []
+    assert main(["feed", *words, *port]) == 2
+    captured = capsys.readouterr()
+    assert problem in captured.err and captured.err.startswith("error: ")
+    assert len(captured.err.strip().splitlines()) == 1
