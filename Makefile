@@ -14,7 +14,9 @@ install: .venv/installed
 test: .venv/installed-dev
 	$(PYTEST) -m "not long and not network"
 
+# The long ones, too. Those with a real wiki need Debian packages that tests/mediawiki.py names.
 test-all: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,ray]'
 	$(PYTEST)
 
 lint: .venv/installed-dev

@@ -23,7 +23,7 @@ from common import parser_for, write_result
 
 from hornbook.corpus.batch import Batch
 from hornbook.corpus.near import Signed, SignedRows, near_duplicates
-from hornbook.corpus.signatures import band_hashes, shingles, signatures
+from hornbook.corpus.signatures import shingles, signatures
 from hornbook.documents import Document
 from hornbook.gather.readers import read_inputs
 
@@ -121,7 +121,7 @@ def measured(
     documents: list[Hashes], signed: npt.NDArray[np.uint32], bands: int, rows: int, pairs: int
 ) -> tuple[float, float, int]:
     """Recall, precision, and the number of pairs."""
-    pieces = [SignedRows(signed, band_hashes(signed, bands, rows))]
+    pieces = [SignedRows(signed, bands, rows)]
     everybody = np.ones(len(signed), np.bool_)
     with tempfile.TemporaryDirectory() as folder:
         sets = near_duplicates(

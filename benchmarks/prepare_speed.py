@@ -10,7 +10,8 @@ Both sides do the same named steps with the same number of processes: read JSON 
 quality rules, C4 (without the rule on line ends), FineWeb, Gopher's repetition, personal data,
 GPT-2's tokens, files of tokens. Ours also normalises, drops exact duplicates, and writes document
 shards between the two. Times are of whole processes, start included. Language identification is
-left out: datatrove's needs a model to be downloaded. `--steps` also times each step alone.
+left out: datatrove's needs a model to be downloaded. `--steps` also times each step and each
+pass alone, in this process.
 """
 
 from __future__ import annotations
@@ -23,29 +24,41 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from common import parser_for, write_result
 
-from hornbook.corpus.batch import Batch, batches
+from hornbook.corpus.batch import Batch, Step, batches
 from hornbook.corpus.config import (
     C4Config,
     FinewebConfig,
     GopherConfig,
     LanguageConfig,
+    NearConfig,
+    PrepareConfig,
     RepetitionConfig,
 )
+from hornbook.corpus.decide import decide
+from hornbook.corpus.exact import ExactPass
 from hornbook.corpus.language import LanguageStep
+from hornbook.corpus.near import Signed, near_duplicates
 from hornbook.corpus.pii import PiiStep
+from hornbook.corpus.prepare import cleaner
 from hornbook.corpus.quality import GopherStep
 from hornbook.corpus.quality_lines import C4Step, FinewebStep
 from hornbook.corpus.repetition import RepetitionStep
-from hornbook.corpus.step import Step
+from hornbook.corpus.signatures import band_hashes
+from hornbook.corpus.spool import Part, SpoolWriter, read_spool
 from hornbook.corpus.steps import NormaliseStep
 from hornbook.corpus.words import plain_hashes
+from hornbook.corpus.write import ShardWriter
 from hornbook.documents import Document, read_documents
+from hornbook.gather.readers import read_inputs
 
 NAMED_STEPS = ["gopher", "c4", "fineweb", "repetition"]
 
@@ -136,6 +149,84 @@ def each_step(documents: list[str], bytes: int) -> dict[str, float]:
     return {**speeds, "hashes of words": bytes / 1e6 / (time.process_time() - begin)}
 
 
+def each_pass(source: Path, documents: list[str], bytes: int) -> dict[str, float]:
+    """MB a second of each pass of prepare in one process, and microseconds a document of those
+    that do not read the text: what docs/scaling.md multiplies."""
+    speeds = {}
+
+    def took(name: str, begin: float) -> None:
+        speeds[name] = bytes / 1e6 / (time.process_time() - begin)
+
+    begin = time.process_time()
+    for _ in read_inputs([source]):
+        pass
+    took("reading", begin)
+    made = list(batches(map(Document, documents)))
+    settings = {
+        "cleaning, plain": PrepareConfig(),
+        "cleaning, near duplicates besides": PrepareConfig(near=NearConfig(on=True)),
+        "cleaning, preset web": PrepareConfig(preset="web"),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name, "work")
+        for pass_name, config in settings.items():
+            clean = cleaner(config)
+            clean([Document("It loads what it needs.")])
+            begin = time.process_time()
+            cleaned = [clean(batch.documents) for batch in made]
+            took(pass_name, begin)
+            if pass_name == "cleaning, plain":
+                begin = time.process_time()
+                with SpoolWriter(Part(work, 0)) as writer:
+                    for rows in cleaned:
+                        writer.add(rows)
+                took("spooling", begin)
+                spool = read_spool(work)
+                plan = decide(PrepareConfig(passages="never"), work, spool)
+        begin = time.process_time()
+        for shard in plan.shards:
+            ShardWriter(spool, work, Path(name))(shard)
+        took("writing", begin)
+        return speeds | each_document(Path(name))
+
+
+@dataclass
+class Arrays:
+    """Signatures and bands as a segment of the spool has them."""
+
+    signatures: npt.NDArray[np.uint32]
+    bands: npt.NDArray[np.uint64]
+
+    @property
+    def documents(self) -> int:
+        return len(self.signatures)
+
+    def array(self, name: Literal["signatures", "bands"]) -> npt.NDArray[Any]:
+        return self.signatures if name == "signatures" else self.bands
+
+
+def each_document(folder: Path, count: int = 500_000) -> dict[str, float]:
+    """Microseconds a document of finding duplicates, a tenth of them near to another one."""
+    draw = np.random.default_rng(0)
+    memory = 10**7  # so little that they are sorted on disk, as 50 million are
+    begin = time.process_time()
+    exact = ExactPass(folder / "exact", memory)
+    exact.add(draw.integers(0, 2**64 - 1, (count, 2), np.uint64))
+    for _ in exact.duplicates():
+        pass
+    took = {"exact duplicates, us a document": (time.process_time() - begin) / count * 1e6}
+    signed = draw.integers(0, 2**32 - 1, (count, 112), np.uint32)
+    copies = np.arange(0, count // 2, 5)
+    signed[count // 2 + copies] = signed[copies]
+    signed[count // 2 + copies, ::10] += np.uint32(1)
+    near, everybody = NearConfig(), np.ones(count, np.bool_)
+    documents = Signed([Arrays(signed, band_hashes(signed, near.bands, near.rows))])
+    begin = time.process_time()
+    near_duplicates(documents, near.bands, near.threshold, folder, memory, everybody, lambda: None)
+    took["near duplicates, us a document"] = (time.process_time() - begin) / count * 1e6
+    return took
+
+
 def main() -> None:
     parser = parser_for(__doc__, tiny=False)
     parser.add_argument("text", type=Path, help="JSON lines with a text each")
@@ -170,6 +261,7 @@ def main() -> None:
             result["times_nanogpt"] = result["nanogpt"]["seconds"] / mine["tokenize_seconds"]
         if arguments.steps:
             result["megabytes_per_second"] = each_step(documents, bytes)
+            result["passes"] = each_pass(folder / "texts", documents, bytes)
     print(json.dumps(result, indent=2))
     write_result(arguments.out, "prepare_speed", result)
 

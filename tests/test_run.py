@@ -82,6 +82,28 @@ def test_a_raised_horizon_continues_in_place(tmp_path: Path, calls: list[str]) -
     assert not (run.path / RETIRED).exists()
 
 
+def test_how_many_workers_prepare_changes_nothing_that_is_done(
+    tmp_path: Path, calls: list[str]
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run_stages(Recipe(), run, NAMES)
+    calls.clear()
+    recipe = Recipe()
+    recipe.prepare.workers, recipe.prepare.memory_megabytes = 3, 64
+    run_stages(recipe, run, NAMES)
+    assert not calls and not (run.path / RETIRED).exists()
+
+
+def test_an_evaluation_file_written_anew_prepares_again(tmp_path: Path, calls: list[str]) -> None:
+    run, recipe = RunDirectory(tmp_path / "run"), Recipe()
+    (tmp_path / "quiz.txt").write_text("a question")
+    recipe.prepare.decontaminate = [str(tmp_path / "quiz.txt"), "hellaswag"]
+    run_stages(recipe, run, ["prepare"])
+    (tmp_path / "quiz.txt").write_text("another question")
+    run_stages(recipe, run, ["prepare"])
+    assert calls == ["prepare", "prepare"]
+
+
 def test_failure_is_recorded_and_the_stage_runs_again(
     tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,7 +163,8 @@ def document_writer(
 
     Args:
         folder: where they go.
-        shard_bytes: characters of text, counted by row groups.
+        shard_bytes: characters of text, counted by row groups; a row group is smaller than
+            `ROW_GROUP_BYTES` where a shard is.
         first: number of the first shard.
         on_shard: told the number and path of each shard that is whole.
     """
@@ -186,6 +187,7 @@ class DocumentWriter:
         on_shard: Callable[[int, Path], None],
     ):
         self._folder, self._shard_bytes = folder, shard_bytes
+        self._full_group = min(ROW_GROUP_BYTES, shard_bytes)
         self._shard, self._on_shard = shard, on_shard
         self._shards = first
         self._parquet: Any = None
@@ -202,7 +204,7 @@ class DocumentWriter:
         """Write documents, now or a little later; those of one call into the same shard."""
         self._group += documents
         self._group_bytes += sum(len(document.text) for document in documents)
-        if self._group_bytes >= ROW_GROUP_BYTES:
+        if self._group_bytes >= self._full_group:
             self.flush()
 
     def flush(self) -> None:
@@ -239,9 +241,6 @@ class DocumentWriter:
 
 def as_row(document: Document) -> dict[str, str]:
     """A document by the columns of `SCHEMA`; Arrow refuses lone surrogates."""
-    row = {**vars(document), "meta": _meta_text(document.meta)}
+    meta = json.dumps(document.meta, ensure_ascii=False, sort_keys=True) if document.meta else ""
+    row = {**vars(document), "meta": meta}
     return {name: mend_surrogates(value) for name, value in row.items()}
-
-
-def _meta_text(meta: dict[str, Any]) -> str:
-    return json.dumps(meta, ensure_ascii=False, sort_keys=True) if meta else ""

@@ -23,7 +23,7 @@ from hornbook import __version__
 from hornbook.errors import HornbookError
 from hornbook.files import TEMPORARY, disk_errors, lock_folder, read_json, write_json
 from hornbook.progress import say
-from hornbook.recipe import Recipe, load_recipe, write_recipe
+from hornbook.recipe import Recipe, load_recipe, read_recipe, write_recipe
 
 RETIRED = "retired"
 """Folder in a run directory that keeps what a changed setting replaced."""
@@ -75,7 +75,7 @@ class RunDirectory:
     def check_owner(self, recipe: Recipe) -> None:
         """Refuse a directory that is another recipe's, or no run directory at all."""
         if self.recipe_file.exists():
-            owner = self.recipe().name
+            owner = read_recipe(self.recipe_file).get("name", self.path.resolve().name)
             if owner != recipe.name:
                 raise HornbookError(
                     f"this run directory belongs to the recipe {owner!r}, not {recipe.name!r}",

@@ -58,6 +58,9 @@ class Stage:
     retires: bool = True
     """Whether an earlier result, of other settings or inputs, is moved away first. A stage that
     takes seconds writes over it instead, or adds to it."""
+    goes_on: bool = True
+    """Whether a finished result is gone on with when a `horizon` setting has changed; else such
+    settings (how many workers) change nothing once it is finished."""
 
 
 def gather_stage(recipe: Recipe, run: RunDirectory) -> Result:
@@ -174,11 +177,13 @@ def _gathered_files(recipe: Recipe) -> dict[str, str]:
 
 
 def _input_files(recipe: Recipe) -> dict[str, str]:
+    from hornbook.corpus.decontaminate import HELLASWAG
     from hornbook.corpus.prepare import SHAKESPEARE
 
     if feed_gives_text(recipe):  # not asked: a run goes on, or is done, while its feed is away
         return {"feed": "the texts that it holds out"}
-    return _file_states([name for name in recipe.prepare.inputs if name != SHAKESPEARE])
+    names = [*recipe.prepare.inputs, *recipe.prepare.decontaminate]
+    return _file_states([name for name in names if name not in (SHAKESPEARE, HELLASWAG)])
 
 
 def _tokenizer_file(recipe: Recipe) -> dict[str, str]:
@@ -209,7 +214,7 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("gather", (), ("gather",), gather_stage, _gathered_files),
-        Stage("prepare", ("gather",), ("prepare",), prepare_stage, _input_files),
+        Stage("prepare", ("gather",), ("prepare",), prepare_stage, _input_files, goes_on=False),
         Stage("tokenize", ("prepare",), ("tokenize",), tokenize_stage, _tokenizer_file),
         Stage(
             "pretrain",
@@ -355,7 +360,8 @@ def run_stage(
     same = earlier is not None and earlier.fingerprint == fingerprint and not again
     retired: Path | None = None
     if earlier and same:
-        if earlier.outcome == "done" and earlier.settings == settings:
+        unchanged = earlier.settings == settings or not stage.goes_on
+        if earlier.outcome == "done" and unchanged:
             say(f"{stage.name}: done already")
             return earlier
     elif earlier and again:

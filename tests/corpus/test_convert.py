@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,6 +75,33 @@ def test_text_is_one_file_a_document_or_one_file(shards: Path, tmp_path: Path) -
     assert (tmp_path / "all.txt").read_text() == "One.\n----\nTwo,\nlines\n"
     with pytest.raises(HornbookError, match="this folder has files in it"):
         convert([shards], "text", tmp_path / "texts")
+
+
+def test_columns_that_documents_do_not_have_are_kept(tmp_path: Path) -> None:
+    when = datetime.datetime(2020, 1, 2)
+    row = {"review": "good", "stars": 5, "id": "7", "when": when, "tags": ["a"], "title": "T"}
+    row["none"] = float("nan")
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "in.parquet")
+    before = tmp_path / "in.parquet"
+    for to in ("jsonl", "csv", "parquet"):
+        after = tmp_path / f"out.{to}"
+        convert([before], to, after, text_column="review" if to == "jsonl" else None)  # type: ignore[arg-type]
+        (document,) = read(before := after)
+        assert (document.text, document.title) == ("good", "T")
+        meta = {"stars": 5, "id": "7", "when": "2020-01-02 00:00:00", "tags": ["a"], "none": None}
+        assert document.meta == meta
+
+
+@pytest.mark.parametrize("to", ["jsonl", "csv"])
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_compressed_by_name(shards: Path, tmp_path: Path, to: Any, ending: str) -> None:
+    out = tmp_path / f"out.{to}.{ending}"
+    convert([shards], to, out)
+    once = out.read_bytes()
+    assert once[:2] == {"gz": b"\x1f\x8b", "zst": b"\x28\xb5"}[ending]
+    assert [document.text for document in read(out)] == ["One.\n", "Two,\nlines"]
+    convert([shards], to, out)
+    assert out.read_bytes() == once
 
 
 def test_columns(shards: Path, tmp_path: Path) -> None:

@@ -17,13 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hornbook.corpus.batch import Batch
+from hornbook.corpus.batch import Batch, Step
 from hornbook.corpus.config import C4Config, FinewebConfig, GopherConfig, RepetitionConfig
 from hornbook.corpus.pii import EMAILS, IPS, PiiStep
 from hornbook.corpus.quality import GopherStep
 from hornbook.corpus.quality_lines import C4Step, FinewebStep, count_sentences
 from hornbook.corpus.repetition import RepetitionStep
-from hornbook.corpus.step import Step
 from hornbook.corpus.words import PUNCTUATION, SENTENCE_TERMINALS
 from hornbook.documents import Document
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 
 from hornbook.corpus import decontaminate
-from hornbook.corpus.batch import Batch
+from hornbook.corpus.batch import Batch, Outcome
 from hornbook.corpus.decontaminate import (
     NGRAM,
     DecontaminateStep,
@@ -23,7 +24,6 @@ from hornbook.corpus.decontaminate import (
     evaluation_ngrams,
     ngram_hashes,
 )
-from hornbook.corpus.step import Outcome
 from hornbook.corpus.words import plain_hashes
 from hornbook.documents import Document
 from hornbook.errors import HornbookError
@@ -111,10 +111,15 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
 def test_the_preset_is_fetched_once(
     tmp_path: Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = {"ctx": QUESTION, "endings": [ANSWER], "label": 0}
-    httpserver.expect_ordered_request("/val.jsonl").respond_with_data(json.dumps(row))
+    row = json.dumps({"ctx": QUESTION, "endings": [ANSWER], "label": 0})
+    for _ in range(2):
+        httpserver.expect_ordered_request("/val.jsonl").respond_with_data(row)
     monkeypatch.setenv("HORNBOOK_CACHE", str(tmp_path))
     monkeypatch.setattr(decontaminate, "HELLASWAG_URL", httpserver.url_for("/val.jsonl"))
+    with pytest.raises(HornbookError, match="could not be fetched: the bytes have sha256"):
+        evaluation_file("hellaswag")
+    sha256 = hashlib.sha256(row.encode()).hexdigest()
+    monkeypatch.setattr(decontaminate, "HELLASWAG_SHA256", sha256)
     path = evaluation_file("hellaswag")
     assert evaluation_file("hellaswag") == path
     assert dropped(path, PROSE).dropped == ["decontaminate.overlap"]

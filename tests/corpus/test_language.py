@@ -7,10 +7,9 @@ import sys
 
 import pytest
 
-from hornbook.corpus.batch import Batch
+from hornbook.corpus.batch import Batch, Outcome
 from hornbook.corpus.config import LanguageConfig
 from hornbook.corpus.language import LanguageStep, detect
-from hornbook.corpus.step import Outcome
 from hornbook.documents import Document
 from hornbook.errors import HornbookError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ from tests.corpus.test_near import edited, some_words
 from hornbook.corpus.config import NearConfig, PrepareConfig
 from hornbook.corpus.ledger import SCHEMA
 from hornbook.corpus.prepare import prepare
+from hornbook.corpus.signatures import band_hashes
 from hornbook.documents import Document, read_documents
 from hornbook.errors import HornbookError
 
@@ -116,12 +118,48 @@ def test_signatures_of_another_kind_cannot_be_compared(tmp_path: Path) -> None:
     corpus.prepare()  # what was written without signatures in between does no harm
 
 
+def test_what_the_ledger_knows_is_never_held_in_memory_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = random.Random(4)
+    corpus = Growing(tmp_path, near=NearConfig(on=True))
+    originals = [some_words(draw, 80) for _ in range(200)]
+    corpus.rows = [{"text": " ".join(w), "url": f"old/{n}"} for n, w in enumerate(originals)]
+    held_out = corpus.prepare()["test"]
+    rows: list[int] = []
+
+    def watched(signed: Any, bands: int, of_band: int) -> Any:
+        rows.append(len(signed))
+        return band_hashes(signed, bands, of_band)
+
+    monkeypatch.setattr("hornbook.corpus.near.band_hashes", watched)
+    monkeypatch.setattr("hornbook.corpus.decide._LEDGER_ROWS", 7)
+    near_ones = [" ".join(edited(d.text.split(), 0.02, draw)) for d in held_out]
+    corpus.rows += [{"text": text, "url": f"near/{n}"} for n, text in enumerate(near_ones)]
+    after = corpus.prepare()
+    assert len(set(near_ones) & texts(after["train"])) <= 0.05 * len(near_ones)
+    assert max(rows) == 7 and sum(rows) >= 16 * len(held_out), "each band of all of its rows"
+
+
+def test_paths_begin_at_home_where_they_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "quiz.txt").write_text(" ".join(f"quiz{n}" for n in range(13)))
+    corpus = Growing(tmp_path)
+    corpus.config.ledger, corpus.config.decontaminate = "~/known.parquet", ["~/quiz.txt"]
+    corpus.rows = [{"text": f"number {n} " * 9} for n in range(120)]
+    corpus.prepare()
+    assert (tmp_path / "known.parquet").exists()
+
+
 def test_a_file_that_is_no_ledger_and_settings_that_exclude_each_other(tmp_path: Path) -> None:
     corpus = Growing(tmp_path)
     corpus.rows = [{"text": f"number {n} " * 9} for n in range(120)]
     for content in (b"PAR1 not", b""):
         (tmp_path / "ledger.parquet").write_bytes(content)
-        with pytest.raises(HornbookError, match="is not a readable ledger"):
+        with pytest.raises(HornbookError, match=r"/ledger\.parquet: is not a readable ledger"):
             corpus.prepare()
     corpus.config.passages = "always"
     with pytest.raises(HornbookError, match="of whole documents, not of passages"):
@@ -129,6 +167,17 @@ def test_a_file_that_is_no_ledger_and_settings_that_exclude_each_other(tmp_path:
     corpus.config.test_share = 0.95
     with pytest.raises(HornbookError, match=r"prepare\.test_share: must be"):
         corpus.prepare()
+
+
+def test_a_ledger_that_is_refused_costs_no_earlier_result(tmp_path: Path) -> None:
+    corpus = Growing(tmp_path)
+    corpus.rows = [{"text": f"number {n} " * 9} for n in range(120)]
+    corpus.prepare()
+    before = sorted((tmp_path / "1").rglob("*"))
+    (tmp_path / "ledger.parquet").write_bytes(b"PAR1 not")
+    with pytest.raises(HornbookError, match="is not a readable ledger"):
+        prepare(corpus.config, tmp_path / "1")
+    assert sorted((tmp_path / "1").rglob("*")) == before
 
 
 def test_few_documents_with_a_ledger_stay_whole(tmp_path: Path) -> None:

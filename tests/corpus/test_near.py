@@ -96,8 +96,7 @@ def test_a_set_is_found_across_pieces_and_weak_pairs_are_not_joined(
     signed[39] = signed[30]
     signed[39, 100:] += np.uint32(1)
     signed[8, :70] = signed[5, :70]  # several bands alike, but only 0.63 of all places
-    bands = band_hashes(signed, 16, 7)
-    pieces = [SignedRows(signed[a:b], bands[:, a:b]) for a, b in ((0, 10), (10, 10), (10, 40))]
+    pieces = [SignedRows(signed[a:b], 16, 7) for a, b in ((0, 10), (10, 10), (10, 40))]
     sets = near_duplicates(
         Signed(pieces), 16, 0.7, tmp_path, memory, np.ones(40, np.bool_), lambda: None
     )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hornbook.corpus import normalise as normalise_module
 from hornbook.corpus.normalise import mend_surrogates, normalise
 
 NASTY = st.text(
@@ -62,6 +63,13 @@ def test_what_goes(text: str, expected: str) -> None:
 )
 def test_what_stays(text: str) -> None:
     assert normalise(text) == unicodedata.normalize("NFC", text)
+
+
+def test_the_one_class_is_all_of_them_together() -> None:
+    patterns = (normalise_module._NEWLINES, normalise_module._INVISIBLE, normalise_module._JOINERS)
+    for character in map(chr, range(0x110000)):
+        some = any(pattern.match(character) for pattern in patterns)
+        assert bool(normalise_module._ANY.match(character)) == some, hex(ord(character))
 
 
 def test_surrogates_are_mended_even_where_nothing_else_is() -> None:

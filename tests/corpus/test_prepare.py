@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 
 from hornbook import documents as shard_writer
-from hornbook.corpus import prepare as prepare_module
-from hornbook.corpus.config import PrepareConfig
-from hornbook.corpus.prepare import prepare
+from hornbook.corpus.config import GopherConfig, PrepareConfig
+from hornbook.corpus.prepare import prepare, read_part
+from hornbook.corpus.prepare_report import PrepareReport, Tally
+from hornbook.corpus.spool import Part
 from hornbook.documents import Document, read_documents, write_documents
 from hornbook.errors import HornbookError
 from hornbook.files import read_json
@@ -95,6 +97,36 @@ def test_many_documents_are_split_whole(tmp_path: Path) -> None:
     assert before < after
 
 
+def split_of(folder: Path, documents: int, **more: Any) -> dict[str, str]:
+    """The split of each text, of whole documents."""
+    rows = [json.dumps({"text": f"text {number}"}) for number in range(documents)]
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text("\n".join(rows))
+    prepare(config(folder / "rows.jsonl", **more), folder / "out")
+    return {
+        document.text: split
+        for split in ("train", "validation")
+        for document in read_documents(folder / "out" / split)
+    }
+
+
+def test_the_share_is_held_and_adding_documents_moves_nothing(tmp_path: Path) -> None:
+    few = split_of(tmp_path / "few", 3_000)
+    held_out = {text for text, split in few.items() if split == "validation"}
+    assert 0.04 < len(held_out) / len(few) < 0.06
+    many = split_of(tmp_path / "many", 4_000)
+    assert few.items() <= many.items()
+    more = split_of(tmp_path / "more", 3_000, validation_share=0.1)
+    assert held_out < {text for text, split in more.items() if split == "validation"}
+    other = split_of(tmp_path / "other", 3_000, split_salt="b")
+    assert held_out != {text for text, split in other.items() if split == "validation"}
+
+
+def test_something_is_held_out_even_of_a_tiny_share(tmp_path: Path) -> None:
+    splits = split_of(tmp_path / "in", 150, validation_share=0.0001)
+    assert list(splits.values()).count("validation") == 1 and len(splits) == 150
+
+
 def test_what_is_dropped_is_counted_with_samples(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -112,6 +144,53 @@ def test_what_is_dropped_is_counted_with_samples(tmp_path: Path) -> None:
     assert any("zero.txt: is empty (0 bytes), skipped" in m for m in report.messages)
     report = prepare(config(folder, deduplicate=False, normalise=False), tmp_path / "out")
     assert report.kept.documents == 8 and not report.dropped
+
+
+def test_few_large_documents_are_never_held_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_writer, "ROW_GROUP_BYTES", 10**6)
+
+    def peak(count: int) -> int:
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"{number}.txt").write_text(f"{number} word " * 150_000)
+        tracemalloc.start()
+        prepare(config(folder, workers=1), tmp_path / f"out-{count}")
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(30) - peak(10) < 7 * 10**6, "a third of the 21 MB that the text grew by"
+
+
+def test_a_kill_costs_little_where_nearly_all_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hornbook.corpus.batch.MOST_DOCUMENTS", 10)
+    monkeypatch.setattr("hornbook.corpus.spool.SEGMENT_BYTES", 10_000)
+    write_rows(tmp_path / "rows.jsonl", 300)
+    part = Part(tmp_path / "work", 0)
+    settings = config(tmp_path / "rows.jsonl", gopher=GopherConfig(on=True, min_words=1000))
+    read_part(settings, settings.inputs, part)
+    assert [each.documents for each in part.segments()] == [0] * len(part.segments())
+    assert len(part.segments()) > 1 and sum(each.read for each in part.segments()) == 300
+
+
+def test_a_source_for_each_document_does_not_grow_the_tally(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hornbook.corpus.prepare_report._MOST_COUNTED", 50)
+    whole = PrepareReport()
+    for number in range(1_000):
+        tally = Tally()
+        tally.keep(Document("text", f"page {number}"))
+        tally.keep(Document("a longer text", "the large one"))
+        whole.include(tally)
+        assert len(whole.sources) <= 101
+    assert sum(count.documents for count in whole.sources.values()) == 2_000
+    assert whole.sources["the large one"].documents == 1_000
 
 
 @pytest.mark.parametrize("count", [20, 150])
@@ -194,7 +273,7 @@ def test_shakespeare_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         write_documents([Document(prose(1), "shakespeare", licence="public domain")], folder)
         return folder
 
-    monkeypatch.setattr(prepare_module, "fetch_shakespeare", fetch)
+    monkeypatch.setattr("hornbook.gather.shakespeare.fetch_shakespeare", fetch)
     monkeypatch.setenv("HORNBOOK_CACHE", str(tmp_path / "cache"))
     report = prepare(PrepareConfig(inputs=["shakespeare"]), tmp_path / "out")
     assert list(report.licences) == ["public domain"]

@@ -6,11 +6,10 @@ import dataclasses
 
 import pytest
 
-from hornbook.corpus.batch import Batch
+from hornbook.corpus.batch import Batch, Outcome
 from hornbook.corpus.config import C4Config, FinewebConfig
 from hornbook.corpus.quality import limits_of
 from hornbook.corpus.quality_lines import C4Step, FinewebStep, count_sentences
-from hornbook.corpus.step import Outcome
 from hornbook.documents import Document
 
 LINE = "The sea was calm that day. "

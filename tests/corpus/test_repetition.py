@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hornbook.corpus.batch import Batch
 from hornbook.corpus.config import RepetitionConfig
-from hornbook.corpus.repetition import RepetitionStep, _duplicate_ngrams, _top_ngram
+from hornbook.corpus.repetition import RepetitionStep, _duplicate_ngrams, _ngrams, _top_ngram
 from hornbook.corpus.words import find_words
 from hornbook.documents import Document
 
@@ -69,11 +69,16 @@ def test_the_rules_for_each_length_can_be_set() -> None:
 def test_counting_by_hashes_is_counting(chosen: list[str]) -> None:
     text = " ".join(chosen)
     words = find_words(text)
-    for n in (1, 2, 3, 5):
+    with_blanks = _ngrams(words, dict.fromkeys((1, 2, 3, 5), 0.0), blanks=True)
+    without = _ngrams(words, dict.fromkeys((1, 2, 3, 5), 0.0))
+    for (_, spaced_hashes, spans, n), (_, hashes, lengths, _) in zip(
+        with_blanks, without, strict=True
+    ):
         grams = [chosen[i : i + n] for i in range(len(chosen) - n + 1)]
         spaced, joined = [" ".join(gram) for gram in grams], ["".join(gram) for gram in grams]
         gram, count = Counter(spaced).most_common(1)[0] if spaced else ("", 0)
-        assert _top_ngram(text, words, n) == len(gram) * count / len(text)
+        top = _top_ngram(spaced_hashes, spans, len(text))
+        assert top == len(gram) * count / len(text)
         seen: set[str] = set()
         repeated = place = 0
         while place < len(joined):
@@ -83,7 +88,7 @@ def test_counting_by_hashes_is_counting(chosen: list[str]) -> None:
             else:
                 seen.add(joined[place])
                 place += 1
-        assert _duplicate_ngrams(text, words, n, 0.0) == repeated / len(text)
+        assert _duplicate_ngrams(hashes, lengths, n, len(text)) == repeated / len(text)
 
 
 @pytest.mark.parametrize("text", ["", " \n ", "one", "\n\n\n"])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hornbook.corpus.batch import Batch
+from hornbook.corpus.batch import Batch, Step
 from hornbook.corpus.config import (
     C4Config,
     FinewebConfig,
@@ -28,7 +28,6 @@ from hornbook.corpus.pii import PiiStep
 from hornbook.corpus.quality import GopherStep
 from hornbook.corpus.quality_lines import C4Step, FinewebStep
 from hornbook.corpus.repetition import RepetitionStep
-from hornbook.corpus.step import Step
 from hornbook.corpus.steps import NormaliseStep, build_steps
 from hornbook.documents import Document
 from hornbook.errors import HornbookError

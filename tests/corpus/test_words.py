@@ -38,6 +38,11 @@ def test_equal_words_have_equal_hashes_and_others_do_not(words: list[str]) -> No
     assert len(set(zip(words, hashes, strict=True))) == len(set(words)) == len(set(hashes))
 
 
+def test_behind_the_last_letter_is_nothing_that_the_table_would_miss() -> None:
+    rest = map(chr, range(words_module._NO_MORE_LETTERS, 0x110000))
+    assert not any(c.isspace() or c.isalpha() or c in PUNCTUATION for c in rest)
+
+
 def test_hashes_do_not_depend_on_where_blocks_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "one two " + "long" * 100 + " three four one " * 50
     whole = find_words(text).hashes

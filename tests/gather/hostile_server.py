@@ -31,6 +31,9 @@ class FakeClock:
             self.slept.append(seconds)
             self.time += seconds
 
+    def stop(self) -> None:
+        pass
+
 
 class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True

@@ -25,6 +25,7 @@ class Hub:
         files: content by path.
         token: needed where it is not empty.
         failures: statuses to answer with first, by a part of the path.
+        retry_after: what a failure says.
         cut_off: files that break off after so many bytes, once.
         on_half: called when half of a file is sent.
         damaged: files that arrive with another last byte.
@@ -36,6 +37,7 @@ class Hub:
     url: str = ""
     sha: str = SHA
     failures: dict[str, list[int]] = field(default_factory=dict)
+    retry_after: str = "0"
     cut_off: dict[str, int] = field(default_factory=dict)
     on_half: Callable[[str], None] = lambda path: None
     damaged: set[str] = field(default_factory=set)
@@ -83,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub.tokens.append((path, self.headers.get("Authorization", "")))
         for word, statuses in hub.failures.items():
             if word in path and statuses:
-                self._send(statuses.pop(0), b"busy", {"Retry-After": "0"})
+                self._send(statuses.pop(0), b"busy", {"Retry-After": hub.retry_after})
                 return
         if path.startswith("/cdn/"):
             self._file(path.removeprefix("/cdn/"))

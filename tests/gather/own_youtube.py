@@ -36,6 +36,7 @@ class OwnYoutube:
         asked: videos whose watch page was asked for, in order.
         units: requests to the Data API.
         suffix: added to the addresses of captions.
+        private: a playlist that is not shown.
         on_captions: called before a video's captions are sent.
     """
 
@@ -47,6 +48,7 @@ class OwnYoutube:
     asked: list[str] = field(default_factory=list)
     units: list[str] = field(default_factory=list)
     suffix: str = ""
+    private: str = ""
     on_captions: Callable[[str], None] = lambda video: None
 
     def serve(self, server: HTTPServer) -> str:
@@ -73,6 +75,8 @@ class OwnYoutube:
 
     def _playlist(self, request: Request) -> Response:
         given = parse_qs(request.query_string.decode())
+        if given["playlistId"][0] == self.private:
+            return _error(403, "playlistItemsNotAccessible", "x")
         videos = self.uploads.get(given["playlistId"][0], [])
         begin = int(given.get("pageToken", ["0"])[0])
         answer: dict[str, Any] = {

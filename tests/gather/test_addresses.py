@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.gather.hostile_server import FakeClock, raw_server, sends
 
+from hornbook.errors import HornbookError
 from hornbook.gather.addresses import is_public
 from hornbook.gather.client import FetchError, PoliteClient, Politeness
 
@@ -140,10 +141,33 @@ def test_behind_a_proxy_literal_addresses_are_checked(monkeypatch: pytest.Monkey
         monkeypatch.setenv("http_proxy", url)
         with PoliteClient(Politeness(attempts=1), clock=FakeClock()) as client:
             assert client.get("http://example.test/").content == b"ok"
-            for host in ("10.0.0.1", "localhost", "[::1]"):
+            for host in ("10.0.0.1", "127.1", "2130706433", "a.localhost", "localhost.", "[::1]"):
                 with pytest.raises(FetchError, match="of a local network"):
                     client.get(f"http://{host}/")
     assert seen == ["GET http://example.test/ HTTP/1.1"]
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:sesame@127.0.0.1:1", "ftp://127.0.0.1:1"])
+def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    with (
+        PoliteClient(Politeness(), clock=FakeClock()) as client,
+        pytest.raises(HornbookError, match="the proxy cannot be used") as met,
+    ):
+        client.get("http://example.test/")
+    assert "sesame" not in str(met.value)
+
+
+def test_connections_are_not_kept_for_every_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of a thousand hosts must not use up the files that a process may have open."""
+    monkeypatch.setattr("hornbook.gather.addresses.MOST_POOLS", 3)
+    names = [f"host{number}.test" for number in range(12)]
+    answers(monkeypatch, {name: [["127.0.0.1"]] for name in names})
+    manners = Politeness(attempts=1, allow_private=True)
+    with raw_server({"/": OK}) as url, PoliteClient(manners, clock=FakeClock()) as client:
+        for name in names:
+            assert client.get(f"http://{name}:{url.rpartition(':')[2]}/").content == b"ok"
+        assert [host for host, _ in client._client._transport._pools] == names[-3:]  # type: ignore[attr-defined]
 
 
 def test_certificates_are_checked_for_the_name(

@@ -245,8 +245,12 @@ def test_parquet_column_not_found(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": [1, 2], "story": ["a", "b"]}), path)
     message = fails(path)
-    assert "no column is known to be text; its columns are: story" in message
+    assert "no column is known to be text; its columns are: story; without" in message
+    assert "without text: text (int64)" in message
     assert "has no column 'stori'" in fails(path, text_column="stori")
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(twice, path)
+    assert "without text: text (more than once), text (more than once)" in fails(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")

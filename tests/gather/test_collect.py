@@ -21,9 +21,9 @@ from hornbook.errors import HornbookError
 from hornbook.files import read_json
 from hornbook.gather import collect as collect_module
 from hornbook.gather.collect import cap_text, collect
-from hornbook.gather.config import GatherConfig
+from hornbook.gather.config import GatherConfig, NetworkConfig
 from hornbook.gather.inputs import find_inputs
-from hornbook.gather.source import StopGathering
+from hornbook.gather.source import Gathered, StopGathering
 
 CONFIG = GatherConfig(shard_megabytes=1)
 both = pytest.mark.parametrize("replayable", [True, False])
@@ -93,6 +93,44 @@ def test_a_start_that_was_refused_binds_to_nothing(tmp_path: Path) -> None:
     with pytest.raises(HornbookError, match="no contact"):
         collect(ScriptedSource([9], False, before_step=refuse), CONFIG, tmp_path)
     assert collect(ScriptedSource([9, 9], False), CONFIG, tmp_path).documents == 2
+
+
+def test_shards_of_something_else_are_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "documents-00000.parquet").write_bytes(b"of `convert`, or of another tool")
+    with pytest.raises(HornbookError, match="has document shards that were not gathered"):
+        collect(ScriptedSource([9], False), CONFIG, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["documents-00000.parquet"]
+
+
+def test_what_a_refused_start_counted_is_forgotten(tmp_path: Path) -> None:
+    class Listing(ScriptedSource):
+        def documents(self, cursor, gathering):  # type: ignore[no-untyped-def]
+            gathering.count("channels that do not exist")
+            yield Gathered(None, {})
+            raise StopGathering("quota")
+
+    with pytest.raises(StopGathering):
+        collect(Listing([1], False), CONFIG, tmp_path)
+    report = collect(ScriptedSource([9], False), CONFIG, tmp_path)
+    assert report.counts == {"steps": 1, "ends": 1}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GatherConfig(megabytes=-1),
+        GatherConfig(shard_megabytes=0),
+        GatherConfig(workers=-1),
+        GatherConfig(network=NetworkConfig(requests_per_minute=-1)),
+        GatherConfig(network=NetworkConfig(requests_per_minute=float("nan"))),
+        GatherConfig(network=NetworkConfig(concurrency=-1)),
+        GatherConfig(network=NetworkConfig(largest_megabytes=0)),
+    ],
+)
+def test_settings_without_a_meaning(tmp_path: Path, config: GatherConfig) -> None:
+    with pytest.raises(HornbookError, match=r"^gather\..*must be [01] or more"):
+        collect(ScriptedSource([9], False), config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
@@ -170,38 +208,50 @@ def test_a_disk_that_fills_is_said_and_nothing_is_lost(
     assert shards_of(tmp_path / "full") == shards_of(tmp_path / "whole")
 
 
-def _gather_slowly(out: Path) -> None:
-    collect(
-        ScriptedSource([9] * 10_000, False, before_step=lambda n: time.sleep(0.01)), CONFIG, out
-    )
+def _gather_slowly(out: Path, ready: Path) -> None:
+    """Every step is committed; `ready` appears when some are."""
 
+    def before_step(number: int) -> None:
+        time.sleep(0.01)
+        if number == 5:
+            ready.touch()
 
-def _pending(out: Path) -> tuple[int, str]:
-    """Documents that wait in the journal, and the cursor."""
-    try:
-        connection = sqlite3.connect(f"file:{out / 'journal.sqlite'}?mode=ro", uri=True)
-        with contextlib.closing(connection):
-            (pending,) = connection.execute("SELECT COUNT(*) FROM pending").fetchone()
-            cursors = connection.execute("SELECT value FROM state WHERE key = 'cursor'").fetchall()
-    except sqlite3.OperationalError:  # it is not there yet
-        return 0, ""
-    return pending, cursors[0][0] if cursors else ""
+    collect_module.COMMIT_SECONDS = 0.0
+    collect(ScriptedSource([9] * 10_000, False, before_step=before_step), CONFIG, out)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGTERM")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_keeps_what_was_gathered(tmp_path: Path, number: int) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=_gather_slowly, args=(tmp_path,))
+    """The journal is read when the process has ended: a reader that is there while the journal is
+    begun can keep SQLite from switching to its write-ahead log."""
+    out, ready = tmp_path / "out", tmp_path / "ready"
+    process = multiprocessing.get_context("spawn").Process(target=_gather_slowly, args=(out, ready))
     process.start()
-    while _pending(tmp_path)[0] == 0:
+    while not ready.exists():
         assert process.is_alive()
-        time.sleep(0.1)
+        time.sleep(0.05)
     assert process.pid is not None
     os.kill(process.pid, number)
-    process.join(20)
+    process.join(120)
     assert process.exitcode == 1, "KeyboardInterrupt"
-    pending, cursor = _pending(tmp_path)
-    assert cursor == f'{{"next": {pending}}}'
+    with contextlib.closing(sqlite3.connect(out / "journal.sqlite")) as journal:
+        ((pending,),) = journal.execute("SELECT COUNT(*) FROM pending")
+        ((cursor,),) = journal.execute("SELECT value FROM state WHERE key = 'cursor'")
+    assert pending >= 5 and cursor == f'{{"next": {pending}}}'
+
+
+def test_a_signal_while_the_size_is_asked_for(tmp_path: Path) -> None:
+    """Finding out what there is may take minutes of waiting for a server."""
+
+    class Slow(ScriptedSource):
+        def size(self, gathering):  # type: ignore[no-untyped-def]
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0)
+            raise AssertionError("not interrupted")
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(Slow([9], False), CONFIG, tmp_path)
 
 
 def test_a_text_too_long_becomes_parts(monkeypatch: pytest.MonkeyPatch) -> None:

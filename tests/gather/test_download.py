@@ -86,6 +86,24 @@ def test_taken_up_where_a_killed_process_left_it(
     assert (tmp_path / "f").read_bytes() == DATA
 
 
+def test_a_server_that_sends_less_than_the_rest_is_asked_again(
+    httpserver: HTTPServer, client: httpx2.Client, tmp_path: Path
+) -> None:
+    """RFC 9110, 15.3.7: a 206 may hold a part of the range that was asked for."""
+
+    def answer(request: Request) -> Response:
+        begin = int(request.headers["Range"][6:-1])
+        end = min(begin + 100_000, len(DATA))
+        said = {"Content-Range": f"bytes {begin}-{end - 1}/{len(DATA)}", "ETag": '"1"'}
+        return Response(DATA[begin:end], status=206, headers=said)
+
+    httpserver.expect_request("/f").respond_with_handler(answer)
+    (tmp_path / "f.part").write_bytes(DATA[:50_000])
+    (tmp_path / "f.part.json").write_text('"\\"1\\""')
+    get(client, httpserver.url_for("/f"), tmp_path / "f", sha256=None)
+    assert (tmp_path / "f").read_bytes() == DATA
+
+
 def test_without_a_hash_an_old_part_is_not_trusted(
     httpserver: HTTPServer, client: httpx2.Client, tmp_path: Path
 ) -> None:

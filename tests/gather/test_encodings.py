@@ -127,6 +127,6 @@ def test_files_are_counted_named_and_refused(tmp_path: Path) -> None:
     assert len(list(read_with_cursor([tmp_path], reading))) == 5
     assert counted == [("undecodable bytes", number) for number in range(1, 5)]
     assert "1.txt: bytes that do not fit its encoding: 1, the first at offset 80" in warnings[0]
-    assert len(warnings) == 4 and "their encoding: 1" in warnings[3]
+    assert len(warnings) == 4 and "1 more like this: undecodable bytes" in warnings[3]
     with pytest.raises(HornbookError, match=r"1\.txt: is not UTF-8 text: byte 0xff at offset 80"):
         list(read_with_cursor([tmp_path], Reading(refuse_undecodable=True)))

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hornbook.documents import read_documents
+from hornbook.documents import Document, read_documents, write_documents
 from hornbook.errors import HornbookError
 from hornbook.gather.collect import collect
 from hornbook.gather.config import FilesConfig, GatherConfig
@@ -24,7 +24,7 @@ from hornbook.gather.files import FilesSource
 
 def gather(folder: Path, out: Path, **settings: object) -> dict[str, object]:
     config = FilesConfig(inputs=[str(folder)], **settings)  # type: ignore[arg-type]
-    collect(FilesSource(config), GatherConfig(shard_megabytes=1), out)
+    collect(FilesSource(config), GatherConfig(shard_megabytes=16), out)
     report: dict[str, object] = json.loads((out / "gather.json").read_text())
     return report
 
@@ -34,14 +34,37 @@ def test_what_was_counted_is_in_the_report(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "a.txt").write_bytes("Käse, Brötchen und Öl: ".encode() * 9 + b"\xff\xfe")
     (folder / "b.txt").write_bytes("Der Käse ist gut, sagte Jürgen.".encode("cp1252"))
+    (folder / "c.py").write_text("no text")
+    (folder / "d.txt").touch()
     report = gather(folder, tmp_path / "out")
-    assert report["documents"] == 2 and report["counts"] == {"undecodable bytes": 2}
+    assert report["documents"] == 2
+    counted = {"undecodable bytes": 2, "files of kinds that are not read": 1, "empty files": 1}
+    assert report["counts"] == counted
     texts = [document.text for document in read_documents(tmp_path / "out")]
     assert texts[0].endswith("\ufffd\ufffd") and texts[1] == "Der Käse ist gut, sagte Jürgen."
     with pytest.raises(HornbookError, match="is not UTF-8 text"):
         gather(folder, tmp_path / "strict", undecodable="refuse")
     with pytest.raises(HornbookError, match="--encoding: no text encoding is called 'utf9'"):
         gather(folder, tmp_path / "wrong", encoding="utf9")
+
+
+def test_out_inside_of_what_is_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(HornbookError, match="--out is inside this folder"):
+        gather(tmp_path, tmp_path / "deep" / "out")
+    gather(tmp_path, tmp_path / ".hidden" / "out")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").touch()
+    (run / ".lock").touch()
+    gather(tmp_path, run / "gather")
+    gather(tmp_path, run / "gather")
+
+
+def test_shards_smaller_than_a_row_group(tmp_path: Path) -> None:
+    documents = [Document(f"{number} " * 50_000) for number in range(10, 20)]
+    paths = write_documents(documents, tmp_path, shard_bytes=300_000)
+    assert len(paths) == 5 and list(read_documents(tmp_path)) == documents
 
 
 def write_corpus(folder: Path) -> None:
@@ -67,7 +90,7 @@ def test_killed_at_any_moment_the_shards_are_the_same(tmp_path: Path) -> None:
     report = gather(folder, tmp_path / "undisturbed")
     whole = sorted((tmp_path / "undisturbed").glob("documents-*.parquet"))
     assert report["documents"] == 6300 and len(whole) > 1
-    words = ["gather", "files", str(folder), "--out", str(out), "--shard-megabytes", "1"]
+    words = ["gather", "files", str(folder), "--out", str(out), "--shard-megabytes", "16"]
     run = [sys.executable, "-m", "hornbook", *words]
     for shards in range(1, len(whole)):  # kill once so many shards are there
         child = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -10,6 +10,7 @@ import json
 import lzma
 import tarfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,15 @@ def test_a_tar_that_is_cut_off_or_garbled_is_told(tmp_path: Path) -> None:
     assert "ends without the end mark" in warnings[0]
 
 
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_a_tar_with_an_endless_name_is_refused(tmp_path: Path, kind: bytes) -> None:
+    header = tarfile.TarInfo("a.txt")
+    header.type, header.size = kind, 3 * 2**20
+    data = header.tobuf() + b"x" * header.size + tarred({"a.txt": b"a"})
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(data))
+    assert "not a readable tar archive (a name of 3,145,728 bytes)" in fails(tmp_path / "a.tar.gz")
+
+
 @pytest.mark.parametrize("name", ["page.html", "page.php", "page"])
 def test_html(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(PAGE)
@@ -292,6 +302,38 @@ def test_the_cursor_skips_files_and_row_groups_unread(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff\0\xff")
     found = read_with_cursor([tmp_path], Reading(), {"file": 1, "documents": 4})
     assert [document.text for document, _ in found] == ["4", "5", "6", "7", "8"]
+
+
+def test_what_was_counted_before_the_cursor_is_not_counted_again(tmp_path: Path) -> None:
+    bad = "Käse und Käse ".encode() * 5 + b"\xff"
+    row = b'{"text": "' + bad + b'"}\n'
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_bytes(bad)
+        (tmp_path / f"{number}.zip").write_bytes(
+            zipped({"a.txt": bad, "b.py": "code", "c.jsonl": row, "d.txt": ""})
+        )
+    counts: Counter[str] = Counter()
+    reading = Reading(warn=lambda line: None, count=lambda what, n: counts.update({what: n}))
+    so_far = []
+    for document, cursor in read_with_cursor([tmp_path], reading):
+        so_far.append((document, cursor, Counter(counts)))
+    whole = Counter(counts)
+    assert whole == {
+        "undecodable bytes": 9,
+        "files of kinds that are not read": 3,
+        "empty files": 3,
+    }
+    for number, (_, cursor, before) in enumerate(so_far, 1):
+        counts.clear()
+        assert len(list(read_with_cursor([tmp_path], reading, cursor))) == len(so_far) - number
+        assert before + counts == whole
+
+
+def test_a_byte_order_mark_hides_no_kind(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"text": "a"}\n{"text": "b"}\n', encoding="utf-8-sig")
+    (tmp_path / "page").write_text(PAGE, encoding="utf-8-sig")
+    first, second, page = read(tmp_path)
+    assert (first.text, second.text) == ("a", "b") and page.title == "The headline"
 
 
 def test_a_parquet_file_without_rows(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import inspect
 import io
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +95,7 @@ def test_pattern_and_lines(files: dict[str, bytes], tmp_path: Path) -> None:
 def test_a_budget(files: dict[str, bytes], tmp_path: Path) -> None:
     size = sum(len(row["text"]) for row in rows("a", 8))
     with serve_hub(Hub(NAME, files)) as hub:
-        gather(hub.url, tmp_path / "a", max_megabytes=(size - 10) / 1e6, downloads=1)
+        gather(hub.url, tmp_path / "a", max_tokens=f"{(size - 10) / 4.3 / 1000:.6f}K", downloads=1)
         gather(hub.url, tmp_path / "b", max_tokens=f"{size / 4.3 / 1000:.3f}K", downloads=1)
     assert texts(tmp_path / "a") == ALL[:8]
     assert texts(tmp_path / "b") in (ALL[:8], ALL[:9])  # a token count is an estimate
@@ -140,6 +143,21 @@ def test_the_key_stays_with_the_hub(
     assert [token for _, token in cdn.tokens] == [""]
 
 
+def test_a_disk_that_fills_while_downloading(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with serve_hub(Hub(NAME, files)) as hub:
+        with monkeypatch.context() as limited:
+            limited.setattr("hornbook.gather.download.os.fsync", full)
+            with pytest.raises(HornbookError, match="the disk is full"):
+                gather(hub.url, tmp_path)
+        gather(hub.url, tmp_path)
+    assert texts(tmp_path) == ALL
+
+
 def test_wrong_bytes(files: dict[str, bytes], tmp_path: Path) -> None:
     """Bytes of another hash than the hub announced are refused, and fetched anew next time."""
     hub = Hub(NAME, files)
@@ -172,13 +190,40 @@ def test_a_server_that_is_no_hub(httpserver: HTTPServer, tmp_path: Path, answer:
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     with serve_hub(Hub("other/set", {})) as hub:
-        with pytest.raises(HornbookError, match=f"{NAME}: is not on the hub"):
+        with pytest.raises(HornbookError, match=f"{NAME}: is not on the hub.*Presets: cosmopedia"):
             gather(hub.url, tmp_path)
         with pytest.raises(HornbookError, match=r"no file matches .*there are: none"):
             gather(hub.url, tmp_path, dataset="other/set")
         hub.failures = {"/api/": [503] * 99}
     with pytest.raises(StopGathering, match="refused"):
         gather("http://127.0.0.1:1", tmp_path / "b")
+
+
+def test_interrupted_while_it_waits(
+    files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while a download was told to wait for 500 s; what was read is kept."""
+
+    monkeypatch.setattr("hornbook.progress.Bar.say", lambda bar, line: told.append(line))
+    told: list[str] = []
+    hub = Hub(NAME, files, failures={"/cdn/data/b": [503] * 99}, retry_after="500")
+    with serve_hub(hub):
+        source = HubSource(HubConfig(dataset=NAME, endpoint=hub.url))
+        seen = source._own
+
+        def own(*given: Any) -> Document:
+            if any("waiting 500 s" in line for line in told):
+                raise KeyboardInterrupt
+            time.sleep(0.05)
+            return seen(*given)
+
+        monkeypatch.setattr(source, "_own", own)
+        network = NetworkConfig(allow_private=True, requests_per_minute=60_000)
+        with pytest.raises(KeyboardInterrupt):
+            collect(source, GatherConfig(network=network), tmp_path)
+        hub.failures.clear()
+        gather(hub.url, tmp_path)
+    assert texts(tmp_path) == ALL
 
 
 @pytest.mark.parametrize("dataset", ["", "a/b/c", "../x", "a b", "a/b?x"])
@@ -188,26 +233,26 @@ def test_names(dataset: str) -> None:
 
 
 def test_presets() -> None:
+    config_text = inspect.getsource(HubConfig)
     source = HubSource(HubConfig(dataset="fineweb-edu"))
     assert source.fingerprint()["dataset"] == "HuggingFaceFW/fineweb-edu"
-    assert source.fingerprint() == HubSource(HubConfig(preset="fineweb-edu")).fingerprint()
+    assert source.fingerprint()["text_column"] == "text"
     chosen = HubSource(HubConfig(dataset="redpajama-cc"))._chosen(
         ["README.md", "c4_sample.jsonl", "cc_2019-30_sample.jsonl", "cc_2023-06_sample.jsonl"]
     )
     assert chosen == ["cc_2019-30_sample.jsonl", "cc_2023-06_sample.jsonl"]
-    with pytest.raises(HornbookError, match=r"no preset 'fineweb'.*Did you mean 'fineweb-edu'"):
-        HubSource(HubConfig(preset="fineweb"))
     assert {"cosmopedia", "finewiki", "redpajama-c4"} <= PRESETS.keys()
+    assert all(f"{name}," in config_text or f"{name}." in config_text for name in PRESETS)
 
 
-@given(st.floats(0.001, 999).map(lambda x: round(x, 3)), st.sampled_from(["K", "M", "b", "T", ""]))
+@given(st.floats(0.5, 999).map(lambda x: round(x, 3)), st.sampled_from(["K", "M", "b", "T", ""]))
 def test_token_budgets(number: float, unit: str) -> None:
     source = HubSource(HubConfig(dataset=NAME, max_tokens=f"{number}{unit}"))
     factor = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12, "": 1}[unit.upper()]
     assert abs(source._most_bytes - number * factor * 4.3) <= max(1, 1e-9 * factor * 4300)
 
 
-@pytest.mark.parametrize("tokens", ["10 billion", "B", "-1M", "1e9", "1,000"])
+@pytest.mark.parametrize("tokens", ["10 billion", "B", "-1M", "1e9", "1,000", "0", "0.0B"])
 def test_senseless_budgets(tokens: str) -> None:
     with pytest.raises(HornbookError, match="is not a number of tokens"):
         HubSource(HubConfig(dataset=NAME, max_tokens=tokens))

@@ -118,5 +118,8 @@ def test_what_cannot_be_mixed_is_refused() -> None:
     with pytest.raises(HornbookError, match="weight must be above 0"):
         mix_of([(0, [1]), (1, [1])])
     source = ScriptedSource([1], True)
+    for name in ("../x", "/etc", "a/b", ".."):  # a folder of this name is made and removed
+        with pytest.raises(HornbookError, match="a name has letters"):
+            MixSource([Part(name, 1, source), Part("a", 1, source)])
     with pytest.raises(HornbookError, match="two sources have this name"):
         MixSource([Part("a", 1, source), Part("a", 1, source)])

@@ -155,11 +155,11 @@ def test_archives_are_known_by_content_whatever_their_name(tmp_path: Path, in_fo
 
 
 def test_member_names_are_only_names(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "tricks.zip", {"../../evil.txt": b"a", "/etc/evil.txt": b"b"})
+    path = zipped(tmp_path / "tricks.zip", {"..\\../evil.txt": b"a", "/etc/evil.txt": b"b"})
     before = sorted(tmp_path.rglob("*"))
     assert sorted(texts(path)) == ["a", "b"]
     assert sorted(tmp_path.rglob("*")) == before and not (tmp_path.parent / "evil.txt").exists()
-    assert {d.meta["file"] for d in read(path)} == {"evil.txt", "//etc/evil.txt"}
+    assert {d.meta["file"] for d in read(path)} == {"evil.txt", "etc/evil.txt"}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "utf-16-be"])

@@ -96,6 +96,12 @@ def test_a_profile_of_ones_own(httpserver: HTTPServer, tmp_path: Path) -> None:
         ("search: '/search?q={word}'", "is not a profile that works ('word')"),
         ("site: ''", "lacks site"),
         ("seconds_between: 0", "have to be more than 0"),
+        ("seconds_between: soon", "seconds_between has to be a number"),
+        ("queries: tides", "queries has to be a list"),
+        ("search: 5", "search has to be text"),
+        ("site: 5", "site has to be text"),
+        ("name: 5", "name has to be text"),
+        ("search: '/{query.x}'", "is not a profile that works"),
         (": [", "is not a readable profile"),
     ],
 )
@@ -183,6 +189,33 @@ def test_the_same_page_under_two_addresses(httpserver: HTTPServer, tmp_path: Pat
     documents = gather(config(site), tmp_path)
     assert titles(documents) == ["Tide", *IN_ORDER[2:]]
     assert counts(tmp_path)["the same as another page"] == 1
+
+
+def test_a_page_that_leads_elsewhere_is_no_article(httpserver: HTTPServer, tmp_path: Path) -> None:
+    """An article that was removed leads to a page to log in, whose text is nobody's article."""
+    away = {"/topic/harbour", "/topic/net"}
+    site = own_site.serve(
+        httpserver,
+        answer=lambda path: (
+            Response("", 302, headers={"Location": "/login"}) if path in away else None
+        ),
+    )
+    page = "<title>Log in</title><main><p>You have to log in to read this.</p></main>"
+    httpserver.expect_request("/login").respond_with_data(page, content_type="text/html")
+    wanted = [title for title in IN_ORDER if title not in ("Harbour", "Net")]
+    assert titles(gather(config(site), tmp_path)) == wanted
+    assert counts(tmp_path)["pages that lead to no article"] == 2
+
+
+def test_a_captcha_beside_an_article_is_no_refusal(httpserver: HTTPServer, tmp_path: Path) -> None:
+    form = f'<div class="g-recaptcha"></div><!-- {"-" * 30_000} --></body>'
+    site = own_site.serve(
+        httpserver,
+        answer=lambda path: Response(
+            own_site.page(path).replace("</body>", form), mimetype="text/html"
+        ),
+    )
+    assert titles(gather(config(site), tmp_path)) == IN_ORDER
 
 
 def test_nothing_found(httpserver: HTTPServer, tmp_path: Path) -> None:

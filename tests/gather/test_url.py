@@ -50,6 +50,15 @@ def test_files_of_several_kinds(httpserver: HTTPServer, tmp_path: Path) -> None:
     assert documents[1].url == "u:0" and {each.source for each in documents} == {"localhost"}
 
 
+def test_a_long_name(httpserver: HTTPServer, tmp_path: Path) -> None:
+    """Names may have 255 bytes, which are 85 characters of Chinese."""
+    name = "長" * 120 + ".txt"
+    httpserver.expect_request(f"/{name}").respond_with_data(BOOK)
+    gather(tmp_path, httpserver.url_for(f"/{name}"))
+    (document,) = read_documents(tmp_path)
+    assert document.text == BOOK and document.title == "長" * 56
+
+
 def test_a_missing_file_is_left_out(httpserver: HTTPServer, tmp_path: Path) -> None:
     httpserver.expect_request("/a.txt").respond_with_data(BOOK)
     httpserver.expect_request("/gone.txt").respond_with_data("", status=410)
@@ -88,6 +97,17 @@ def test_stopped_and_gone_on_with(httpserver: HTTPServer, tmp_path: Path) -> Non
     assert [request.path for request, _ in httpserver.log].count("/a.txt") == 1
 
 
+def test_what_other_settings_downloaded_is_not_read(httpserver: HTTPServer, tmp_path: Path) -> None:
+    """Nothing was written yet, so other addresses are right; a file of the same name is theirs."""
+    httpserver.expect_request("/1/a.txt").respond_with_data(BOOK)
+    httpserver.expect_request("/b.txt").respond_with_data("", status=503)
+    httpserver.expect_request("/2/a.txt").respond_with_data("Other text.")
+    with pytest.raises(StopGathering):
+        gather(tmp_path, httpserver.url_for("/1/a.txt"), httpserver.url_for("/b.txt"))
+    gather(tmp_path, httpserver.url_for("/2/a.txt"))
+    assert [document.text for document in read_documents(tmp_path)] == ["Other text."]
+
+
 def test_killed(httpserver: HTTPServer, tmp_path: Path) -> None:
     """Each run dies a little later; a file without a hash is not fetched twice either."""
     rows = "\n".join(json.dumps({"text": f"{n} " + "words " * 2000}) for n in range(150))
@@ -118,13 +138,17 @@ def test_passwords_are_not_kept(httpserver: HTTPServer, tmp_path: Path) -> None:
         "ftp://x/y",
         "http://",
         "http://[::1",
+        "http://me:sesame@[::1",
         "a.txt",
         "http://x/y md5=12",
         "http://x/y sha256=1",
     ],
 )
 def test_addresses_that_are_none(line: str, tmp_path: Path) -> None:
-    with pytest.raises(HornbookError, match=r"is not an http\(s\) address|no address is named"):
+    with pytest.raises(
+        HornbookError, match=r"is not an http\(s\) address|no address is named"
+    ) as met:
         UrlSource(UrlConfig(urls=[line]))
+    assert "sesame" not in str(met.value)
     with pytest.raises(HornbookError, match="cannot be read"):
         UrlSource(UrlConfig(list_file=str(tmp_path / "none")))

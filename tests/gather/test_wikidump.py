@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from tests.gather.dumps import many_streams, multistream, page_xml, plain
 
 from hornbook.documents import read_documents
 from hornbook.errors import HornbookError
+from hornbook.gather import dump_xml
 from hornbook.gather.collect import collect
 from hornbook.gather.config import GatherConfig, WikidumpConfig
 from hornbook.gather.dump_pages import BlockResult
 from hornbook.gather.dump_workers import Slow, Workers
-from hornbook.gather.dump_xml import open_dump, pages_of
-from hornbook.gather.wikidump import WikidumpSource
+from hornbook.gather.dump_xml import Damaged, open_dump, pages_of
+from hornbook.gather.wikidump import WikidumpSource, dumps_of
 
 PAGES = [page_xml(number, f"'''Page''' {number} " + "word " * 300) for number in range(450)]
 PAGES[7] = page_xml(7, "x", more='<redirect title="Y" />\n')
@@ -78,12 +80,74 @@ def test_several_files_namespaces_and_an_address(tmp_path: Path) -> None:
     assert urls[-1] == "http://wiki.example/w/%C3%89mile_%26_Co./a"
 
 
-def test_mwparserfromhell_can_be_asked_for(tmp_path: Path) -> None:
+def test_a_folder_stands_for_its_dumps_each_once(tmp_path: Path) -> None:
+    for name in (
+        "aawiki-1-pages-articles.xml.bz2",
+        "aawiki-1-pages-articles-multistream.xml.bz2",
+        "aawiki-1-pages-articles-multistream.xml.bz2.sha1",
+        "bbwiki-1-pages-articles1.xml-p1p41242.bz2",
+        "cc.xml",
+    ):
+        (tmp_path / name).touch()
+    assert [path.name for path in dumps_of(tmp_path)] == [
+        "aawiki-1-pages-articles-multistream.xml.bz2",
+        "bbwiki-1-pages-articles1.xml-p1p41242.bz2",
+        "cc.xml",
+    ]
+
+
+def test_only_wikimedias_wikis_are_known_to_be_free(tmp_path: Path) -> None:
     dump = tmp_path / "dump.xml"
-    dump.write_bytes(plain(PAGES[:20]))
-    gather(dump, tmp_path / "fast")
-    gather(dump, tmp_path / "slow", parser="mwparserfromhell")
-    assert list(read_documents(tmp_path / "fast")) == list(read_documents(tmp_path / "slow"))
+    dump.write_bytes(plain(PAGES[:1]))
+    for number, (wiki, licence) in enumerate(
+        {"https://notwikipedia.org/w": "", "https://de.wikibooks.org/w": "CC BY-SA 4.0"}.items()
+    ):
+        gather(dump, tmp_path / str(number), wiki=wiki)
+        assert next(iter(read_documents(tmp_path / str(number)))).licence == licence
+
+
+class Counting:
+    """A `Gathering` that only counts."""
+
+    workers = 1
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.quarantined: dict[str, str] = {}
+
+    def count(self, what: str, amount: int = 1) -> None:
+        self.counts[what] += amount
+
+    def quarantine(self, key: str, why: str, text: str = "") -> None:
+        self.counts["quarantined"] += 1
+        self.quarantined[key] = text
+
+
+@pytest.mark.parametrize("pack", [plain, lambda pages: multistream(pages, 4), many_streams])
+def test_going_on_from_any_step_gives_the_rest_once(
+    pack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also from the last one, where nothing is left but that the dump has ended."""
+    monkeypatch.setattr(dump_xml, "BLOCK_BYTES", 5000)
+    monkeypatch.setattr(dump_xml, "_PIECE", 3000)
+    broken = page_xml(20, "text").replace("</title>", "</titel>")
+    for name, pages in (("a.xml", PAGES[:12]), ("b.xml", [*PAGES[13:20], broken])):
+        (tmp_path / name).write_bytes(pack(pages))
+    source = WikidumpSource(WikidumpConfig(inputs=[str(tmp_path)]))
+    whole = Counting()
+    steps, counts = [], []
+    for step in source.documents({}, whole):  # type: ignore[arg-type]
+        steps.append(step)
+        counts.append(Counter(whole.counts))
+    assert len(steps) > 20 and whole.counts["quarantined"] == 1
+    for number in (5, 12, len(steps) - 2, len(steps) - 1):
+        rest = Counting()
+        cursor = json.loads(json.dumps(steps[number].cursor))
+        again = list(source.documents(cursor, rest))  # type: ignore[arg-type]
+        texts = [step.document for step in again if step.document]
+        assert texts == [step.document for step in steps[number + 1 :] if step.document]
+        assert rest.counts + counts[number] == whole.counts
+        assert rest.quarantined.items() <= whole.quarantined.items()
 
 
 @settings(max_examples=25, deadline=None)
@@ -115,15 +179,17 @@ def test_damaged_pages_are_put_aside(tmp_path: Path) -> None:
     titles = [document.title for document in read_documents(tmp_path / "out")]
     assert titles == ["Page 0", "Page 3"]
     assert report["counts"] == {"quarantined": 2}
-    kept = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
-    assert "mismatched tag" in json.loads(kept[0])["text"]
+    lines = (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()
+    kept = [json.loads(line) for line in lines]
+    assert "mismatched tag" in kept[0]["why"] and "two" in kept[1]["why"]
+    assert "Page 1</titel>" in kept[0]["text"] and "<id>two</id>" in kept[1]["text"]
 
 
 def test_entities_are_not_expanded_and_nothing_is_fetched() -> None:
     bomb = b"<page><!DOCTYPE x [<!ENTITY a 'aaaa'>]><title>&a;</title></page>"
-    assert isinstance(pages_of(bomb)[0][0], str)
+    assert isinstance(pages_of(bomb)[0][0], Damaged)
     outside = b"<page><title>&x;</title></page>"
-    assert isinstance(pages_of(outside)[0][0], str)
+    assert isinstance(pages_of(outside)[0][0], Damaged)
 
 
 def slow_work(task: int, left_out: frozenset[int], slow: Slow) -> list[int]:
@@ -132,10 +198,9 @@ def slow_work(task: int, left_out: frozenset[int], slow: Slow) -> list[int]:
     for part in range(5):
         if part in left_out:
             continue
-        slow(part)
-        while task % 5 == 0 and part == 3:
-            pass
-        slow(None)
+        with slow(part):
+            while task % 5 == 0 and part == 3:
+                pass
         done.append(task * part)
     return done
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,30 @@ def test_a_half_downloaded_dump_is_kept_and_completed(
     ).read_bytes()
 
 
+def test_a_multistream_dump_cut_off_in_its_first_pages_goes_on_as_one(tmp_path: Path) -> None:
+    """The header alone does not say yet what it is, so nothing may be kept of where it is."""
+    whole = multistream(PAGES, 40)
+    pages = whole.find(b"BZh", 1)
+    dump = tmp_path / "dump.xml.bz2"
+    for size in (pages - 1, pages, pages + 5, pages + 100):
+        dump.write_bytes(whole[:size])
+        with pytest.raises(HornbookError, match=r"cut off.*same command again"):
+            gather(dump, tmp_path / "out")
+    dump.write_bytes(whole)
+    gather(dump, tmp_path / "out")
+    assert len(list(read_documents(tmp_path / "out"))) == 120
+
+
+def test_without_mwparserfromhell_nothing_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mwparserfromhell", None)
+    dump = tmp_path / "dump.xml"
+    dump.write_bytes(plain(PAGES[:2]))
+    with pytest.raises(HornbookError, match=r"needs mwparserfromhell.*hornbook\[gather\]"):
+        gather(dump, tmp_path / "out")
+
+
 def test_a_cut_between_two_streams_is_seen(tmp_path: Path) -> None:
     dump = tmp_path / "dump.xml.bz2"
     whole = multistream(PAGES, 40)
@@ -88,6 +113,7 @@ def test_damaged_bytes_are_named(pack: Any, tmp_path: Path) -> None:
         (b"BZh9garbage", "damaged at its beginning"),
         (bz2.compress(b"just text"), "not a dump"),
         (b"<mediawiki><siteinfo><a></siteinfo><page>", "damaged header"),
+        (b"<mediawiki><siteinfo><namespace key='x'/></siteinfo>", "damaged header"),
         (b"<mediawiki>", "cut off"),
     ],
 )
@@ -134,6 +160,6 @@ def test_wikitext_that_hangs_the_parser_goes_into_quarantine(tmp_path: Path) -> 
     report = json.loads((tmp_path / "out" / "gather.json").read_text())
     assert report["counts"] == {"quarantined": 1}
     kept = json.loads((tmp_path / "out" / "quarantine.jsonl").read_text())
-    assert kept["key"] == "1 Page 1"
-    assert kept["why"] == "took longer than 0.2 s, or its process died"
+    assert kept["key"] == "dump.xml: 1 Page 1"
+    assert kept["why"] == "took too long, or its process died"
     assert kept["text"] == hanging

@@ -3,7 +3,9 @@ ones: busy, limiting, answering in parts, forbidding. `test_wikipedia_real.py` a
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +21,11 @@ from hornbook.documents import Document, read_documents
 from hornbook.errors import HornbookError
 from hornbook.gather.collect import GatherReport, collect
 from hornbook.gather.config import GatherConfig, NetworkConfig, WikipediaConfig
+from hornbook.gather.page_text import Batch, read_batch
 from hornbook.gather.source import StopGathering
 from hornbook.gather.wikipedia import WikipediaSource
 from hornbook.gather.wikipedia_topics import TOPICS
+from hornbook.gather.wikitext import Text, fast_text
 
 LONG = "Some words of an article. " * 20
 
@@ -290,6 +294,8 @@ def test_killed(wiki: FakeWiki, httpserver: HTTPServer, tmp_path: Path) -> None:
         (({"error": {"code": "badvalue", "info": "Bad"}}, 200, {}), HornbookError, "refuses: Bad"),
         (({"hello": 1}, 200, {}), HornbookError, "does not answer as a MediaWiki"),
         (([], 200, {}), HornbookError, "does not answer as a MediaWiki"),
+        (({"error": "not found"}, 200, {}), HornbookError, "does not answer as a MediaWiki"),
+        (({"query": {"namespaces": []}}, 200, {}), HornbookError, "does not answer as a MediaWiki"),
         (({}, 404, {}), HornbookError, r"HTTP 404.*address of its api\.php"),
         (({}, 403, {}), StopGathering, r"forbids \(HTTP 403\).*--contact"),
     ],
@@ -300,6 +306,42 @@ def test_wikis_that_are_none(
     wiki.replies = [reply]
     with pytest.raises(kind, match=message):
         gather(titles=["A"])
+
+
+@pytest.mark.parametrize(
+    "pages", [[{"title": "A", "revisions": [{}]}], [{"ns": 0}], "A", [["A"]], {"1": {"title": "A"}}]
+)
+def test_pages_that_are_none(wiki: FakeWiki, gather: Any, pages: Any) -> None:
+    about = {"general": {}, "namespaces": {}}
+    wiki.replies = [({"query": about}, 200, {}), ({"query": {"pages": pages}}, 200, {})]
+    with pytest.raises(HornbookError, match="does not answer as a MediaWiki"):
+        gather(titles=["A"])
+
+
+def test_a_page_that_breaks_the_reader_is_put_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(wikitext: str, **_: Any) -> Text:
+        if "bad" in wikitext:
+            raise IndexError
+        return fast_text(wikitext)
+
+    monkeypatch.setattr("hornbook.gather.wikitext.fast_text", breaks)
+    task = Batch([("A", "good"), ("B", "bad"), ("C", "slow"), ("D", "{{{")], frozenset())
+    read = read_batch(task, frozenset({2}), lambda number: contextlib.nullcontext())
+    assert [each if isinstance(each, str) else each.text for each in read] == [
+        "good",
+        "cannot be read (IndexError)",
+        "took too long, or its process died",
+        "{{{",
+    ]
+
+
+def test_without_mwparserfromhell_no_request(
+    wiki: FakeWiki, gather: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mwparserfromhell", None)
+    with pytest.raises(HornbookError, match=r"needs mwparserfromhell.*hornbook\[gather\]"):
+        gather(titles=["A"])
+    assert wiki.asked == []
 
 
 def test_nothing_found(wiki: FakeWiki, gather: Any) -> None:
@@ -325,6 +367,8 @@ def test_settings(tmp_path: Path) -> None:
         ({"language": "en/../x"}, "--language"),
         ({"api_url": "file:///etc/passwd"}, "--api-url"),
         ({"titles": ["a|b"]}, "--titles"),
+        ({"pages": 0}, "--pages"),
+        ({"per_topic": 0}, "--per-topic"),
         ({"topics_file": str(tmp_path / "none")}, "none"),
     ):
         with pytest.raises(HornbookError, match=where):

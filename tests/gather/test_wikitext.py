@@ -35,6 +35,8 @@ EXAMPLES = {
     "{{birth date|1815|12|10|df=y}}, {{Death_date|1852|11|27}}": (
         "10 December 1815, November 27, 1852"
     ),
+    f"{{{{birth date|1990|{'9' * 5000}|1}}}}": f"{'9' * 5000} 1990",
+    "{{birth based on age as of date|30|2000|1|2}}x {{uc:a}}{{lc:BÉ}}": "x Abé",
     "{{as of|2011|3|lc=y}}; {{As of|2009}}": "as of March 2011; As of 2009",
     "{{circa|1900}} {{frac|1|2}} {{frac|2|3|4}} {{val|3.1|0.2|e=5|u=km}}": (
         "c. 1900 1⁄2 2+3⁄4 3.1±0.2×105 km"
@@ -50,6 +52,7 @@ EXAMPLES = {
     "<nowiki>''[[x]]'' {{y}}</nowiki> &amp; &lt;b&gt; &nbsp;c &copy": (
         "''[[x]]'' {{y}} & <b> c &copy"
     ),
+    "<nowiki>&lt;b&gt; &amp;amp;</nowiki> <pre>\n&lt;i&gt;</pre>": "<b> &amp; <i>",
     "<math>x^{2}</math> and <source lang=c>\nif (a[0]) {{b}}\n</source>": (
         "$x^{2}$ and if (a[0]) {{b}}"
     ),

@@ -18,8 +18,8 @@ _PIECES = """
 http://x.y word File:a convert lang small quote __TOC__
 """
 _UNITS = """
-{{small| [[a| <ref </ref <a {{{{ }}}} <ref></ref> <ref/> [[a]] {{small|x}} [// &a __A <b></b>
-{{small|[[a]]}}
+{{small| [[a| <ref </ref <a {{{{ }}}} <ref></ref> <ref/> [[a]] {{small|x}} [// [//x [mailto:a &a __A
+<b></b> {{small|[[a]]}}
 """
 PIECES = [*_PIECES.split(), "\n", " ", "\ufdd3"]
 UNITS = [
@@ -95,6 +95,13 @@ def test_work_grows_as_the_text_does(unit: str) -> None:
     counts = [instructions(unit * times) for times in (100, 200)]
     assert counts[1] <= 2.5 * counts[0] + 1000
     read_fast(unit * 50_000)
+
+
+@pytest.mark.parametrize("opening", UNITS)
+def test_what_is_opened_and_goes_on_for_long_takes_little_time(opening: str) -> None:
+    """A pattern that gives back what it took, a character at a time, would take minutes."""
+    for filling in ("a", " ", "'", "a ", "|", ";", "&", "\t", "=", "(;", "a=", "é", "://"):
+        read_fast(opening + filling * 100_000)
 
 
 def read_fast(wikitext: str) -> None:

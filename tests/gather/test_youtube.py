@@ -80,6 +80,7 @@ def test_a_budget_a_handle_and_a_channel_that_is_not_there(
     channels = ["@handle", "UC" + "x" * 22]
     documents, _ = gather(youtube, httpserver, tmp_path, channels=channels, videos=2)
     assert videos(documents) == VIDEOS[:2] and youtube.asked == VIDEOS[:2]
+    assert len(youtube.units) == 3, "no quota is used for pages that are not wanted"
     assert counts(tmp_path)["channels that do not exist"] == 1
 
 
@@ -180,6 +181,41 @@ def test_single_failures_are_counted_and_several_stop(
     assert videos(gather(youtube, httpserver, tmp_path / "several")[0]) == VIDEOS, "nothing lost"
 
 
+def test_failures_around_a_page_of_videos_are_not_forgotten(
+    youtube: OwnYoutube, httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    """The page is asked for between the second failure and the third: all three are tried again."""
+    youtube.pages = {video: Response("", 500) for video in VIDEOS[:3]}
+    with pytest.raises(StopGathering, match="3 transcripts in a row could not be had"):
+        gather(youtube, httpserver, tmp_path)
+    youtube.pages = {}
+    assert videos(gather(youtube, httpserver, tmp_path)[0]) == VIDEOS
+
+
+@pytest.mark.parametrize("uploads", ["", "UU" + "p" * 22])
+def test_a_channel_without_uploads_or_with_private_ones(
+    youtube: OwnYoutube,
+    httpserver: HTTPServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uploads: str,
+) -> None:
+    monkeypatch.setitem(UPLOADS, OTHER, uploads)
+    youtube.private = uploads
+    assert videos(gather(youtube, httpserver, tmp_path)[0]) == VIDEOS[:2] + VIDEOS[4:]
+
+
+def test_answers_of_another_shape(
+    httpserver: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("YOUTUBE_API_KEY", KEY)
+    httpserver.expect_request("/v3/channels").respond_with_json({"items": [{"id": "x"}]})
+    config = YoutubeConfig(channels=[CHANNEL], api_url=httpserver.url_for("/v3"))
+    network = NetworkConfig(allow_private=True)
+    with pytest.raises(HornbookError, match="is not what the YouTube Data API says"):
+        collect(YoutubeSource(config), GatherConfig(network=network), tmp_path)
+
+
 def test_the_librarys_own_errors_are_known() -> None:
     library = youtube_transcript_api
     for kind in ("IpBlocked", "RequestBlocked", "PoTokenRequired", "FailedToCreateConsentCookie"):
@@ -197,6 +233,7 @@ def test_the_librarys_own_errors_are_known() -> None:
         ((403, "quotaExceeded", "x"), StopGathering, "resets at midnight Pacific time"),
         ((400, "badRequest", "API_KEY_INVALID"), HornbookError, "API_KEY_INVALID, badRequest"),
         ((403, "accessNotConfigured", "x"), HornbookError, "refuses the key"),
+        ((403, "rateLimitExceeded", "x"), StopGathering, "HTTP 403"),
         ((418, "teapot", "x"), StopGathering, "HTTP 418"),
     ],
 )
@@ -276,6 +313,12 @@ def test_killed_in_the_middle_it_goes_on(
         assert shard.read_bytes() == (tmp_path / "out" / shard.name).read_bytes()
 
 
+@pytest.mark.parametrize("settings", [{"videos": -1}, {"seconds_between": -1.0}])
+def test_settings_without_a_meaning(settings: dict[str, Any]) -> None:
+    with pytest.raises(HornbookError, match=r"youtube\.\w+: must be 0 or more"):
+        YoutubeSource(YoutubeConfig(**settings))
+
+
 def test_no_key_and_wrong_channels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("YOUTUBE_API_KEY", raising=False)
     with pytest.raises(HornbookError, match="YOUTUBE_API_KEY: listing channels needs an API key"):
@@ -284,10 +327,10 @@ def test_no_key_and_wrong_channels(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     with pytest.raises(HornbookError, match="needs an API key") as caught:
         YoutubeSource(YoutubeConfig())
     assert "quoted" not in str(caught.value)
-    monkeypatch.setenv("MY_KEY", KEY)
+    monkeypatch.setenv("YOUTUBE_API_KEY", KEY)
     with pytest.raises(HornbookError, match="'Veritasium' is no channel id"):
-        YoutubeSource(YoutubeConfig(channels=["Veritasium"], key_variable="MY_KEY"))
+        YoutubeSource(YoutubeConfig(channels=["Veritasium"]))
     (tmp_path / "list.txt").write_text(f"# mine\n{CHANNEL}  # a\n\n@handle\n{CHANNEL}\n")
-    config = YoutubeConfig(channels_file=str(tmp_path / "list.txt"), key_variable="MY_KEY")
+    config = YoutubeConfig(channels_file=str(tmp_path / "list.txt"))
     assert YoutubeSource(config).fingerprint()["channels"] == [CHANNEL, "@handle"]
-    assert len(YoutubeSource(YoutubeConfig(key_variable="MY_KEY")).fingerprint()["channels"]) > 5
+    assert len(YoutubeSource(YoutubeConfig()).fingerprint()["channels"]) > 5

@@ -27,8 +27,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch, code: str) -> dict[str, int]:
     # Attention is told which kernel to try; the other two have gradients of their own, by an
     # autograd function and by a custom operation.
     machine = Machine(
-        "cpu", "", "fp32", 1, "", {}, compile="on", attention="flash", mlp="fused",
-        cross_entropy="chunked",
+        "cpu", "", "fp32", 1, "", {}, micro_batches=[[1, 2]], compile="on", attention="flash",
+        mlp="fused", cross_entropy="chunked",
     )  # fmt: skip
     compiling.start(machine, trial, "on")
     return {

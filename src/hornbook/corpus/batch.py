@@ -1,15 +1,16 @@
-"""A batch of documents as the steps of prepare see it: texts, and the hashes of their words.
+"""What a step of prepare is: a pure function from a batch of documents to an outcome.
 
-In: documents in the order they were read. Out: the same, with what several steps need computed
-when the first of them asks.
+In: documents in the order they were read, with what several steps need computed when the first of
+them asks. Out: the documents, perhaps with changed texts, and for each the rule that drops it.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Protocol
 
 from hornbook.corpus.words import Hashes, plain_hashes
 from hornbook.documents import Document
@@ -37,6 +38,43 @@ class Batch:
         if "word_hashes" in self.__dict__:
             smaller.__dict__["word_hashes"] = list(itertools.compress(self.word_hashes, kept))
         return smaller
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step made of a batch.
+
+    Args:
+        documents: as many as the batch has, in its order; unchanged ones are the same objects.
+        dropped: of each document the rule that drops it ("gopher.word_count"), or None.
+        counts: what else is worth counting ("pii.emails": 12).
+    """
+
+    documents: list[Document]
+    dropped: list[str | None]
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class Step(Protocol):
+    """One step. A frozen dataclass of settings, so that processes can be handed it; no state is
+    kept between batches, and the outcome for a document does not depend on its batch.
+
+    Attributes:
+        name: "language".
+        rules: every reason it can drop a document for, in the order of the report.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def rules(self) -> tuple[str, ...]: ...
+
+    def __call__(self, batch: Batch) -> Outcome: ...
+
+
+def with_text(document: Document, text: str) -> Document:
+    """The document with this text; the same object where it has it already."""
+    return document if text == document.text else replace(document, text=text)
 
 
 def batches(documents: Iterable[Document]) -> Iterator[Batch]:

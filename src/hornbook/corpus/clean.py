@@ -8,13 +8,13 @@ documents is that of the inputs whatever the number of workers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hornbook.corpus.batch import Batch, batches
+from hornbook.corpus.batch import Batch, Step, batches, with_text
 from hornbook.corpus.config import NearConfig
 from hornbook.corpus.exact import digests
 from hornbook.corpus.pool import ordered_map
@@ -22,7 +22,6 @@ from hornbook.corpus.prepare_report import Tally
 from hornbook.corpus.signatures import band_hashes, signatures
 from hornbook.corpus.split import hash_order
 from hornbook.corpus.spool import Cleaned, Part, SpoolWriter
-from hornbook.corpus.step import Step
 from hornbook.documents import Document, byte_length, mend_surrogates, record_batch
 
 
@@ -43,7 +42,7 @@ class Cleaner:
     def __call__(self, documents: list[Document]) -> Cleaned:
         """Take documents through the steps, and describe those that are left."""
         read, tally = len(documents), Tally()
-        documents = [_mended(document) for document in documents]
+        documents = [with_text(each, mend_surrogates(each.text)) for each in documents]
         for document in documents:
             tally.read.add(byte_length(document.text))
         batch = _without(documents, [None] * read, Batch(documents), tally)
@@ -86,11 +85,6 @@ def clean(
         for cleaned in ordered_map(cleaner, jobs, workers):
             writer.add(cleaned)
     part.finish(messages)
-
-
-def _mended(document: Document) -> Document:
-    text = mend_surrogates(document.text)
-    return document if text is document.text else replace(document, text=text)
 
 
 def _without(

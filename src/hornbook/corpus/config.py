@@ -156,9 +156,10 @@ class PrepareConfig:
     """Read text, clean it, drop duplicates, split off held-out text, write shards."""
 
     inputs: list[str] = field(default_factory=list)
-    """Files or folders to read (.txt .md .jsonl .parquet .zip, also .gz and .zst), or the name of a
-    built-in source: `shakespeare`. Archives are recognised by content, whatever their name. Hidden
-    files and run directories inside a folder are passed over."""
+    """Files or folders to read (.txt .md .jsonl .csv .parquet .html .epub .zip .tar, also .gz .bz2
+    .xz and .zst of those), or the name of a built-in source: `shakespeare`. Archives are recognised
+    by content, whatever their name. Hidden files and run directories in a folder are passed over.
+    """
 
     text_column: str | None = None
     """Column or key that holds the text in .jsonl and .parquet; found by itself when there is one
@@ -228,10 +229,10 @@ class PrepareConfig:
     shard_megabytes: int = 256
     """Text per Parquet shard, in MB."""
 
-    workers: int = 0
+    workers: int = field(default=0, metadata={"horizon": True})
     """Processes that clean text; 0: as many as processors. They change no byte of the output."""
 
-    memory_megabytes: int = 512
+    memory_megabytes: int = field(default=512, metadata={"horizon": True})
     """Memory for finding duplicates; what does not fit is sorted on disk."""
 
     def runs(self, rules: RuleSet) -> bool:

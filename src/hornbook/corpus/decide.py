@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ from hornbook.corpus.exact import ExactPass
 from hornbook.corpus.ledger import Ledger
 from hornbook.corpus.mapped import mapped_zeros
 from hornbook.corpus.near import Signed, SignedRows, near_duplicates
-from hornbook.corpus.signatures import UNSIGNED, algorithm, band_hashes
+from hornbook.corpus.signatures import UNSIGNED
 from hornbook.corpus.split import BUCKETS, FEW_DOCUMENTS, SPLITS
 from hornbook.corpus.spool import Spool
 from hornbook.files import atomic_path, read_json, write_json
@@ -43,7 +44,11 @@ FATES = (*SPLITS, *REASONS)
 _CHUNK = 2**20
 """Documents that are looked at together: 8 MB an array."""
 
+_LEDGER_ROWS = 2**14
+"""Rows of the ledger whose bands are hashed together, in 1 kB a row: 16 MB."""
+
 Fates = npt.NDArray[np.uint8]
+Kind = TypeVar("Kind", np.uint8, np.uint32)
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def decide(
     if (work / "plan.json").exists():
         return Plan.read(work)
     fates = np.zeros(len(spool), np.uint8)
-    ledger = Ledger(work / "ledger.before", config.split_salt, SPLITS)
+    ledger = Ledger(work / "ledger.before", config.split_salt)
     own = np.zeros(len(spool), np.uint8)
     for start, places in spool.pieces("places"):
         own[start : start + len(places)] = ledger.splits(places)
@@ -150,12 +155,14 @@ def _near(
     near, folder = config.near, work / "near"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    name = algorithm(near.shingle, near.permutations, near.seed)
-    held = ledger.signatures(name, near.permutations, folder / "ledger.bin")
+    held = ledger.signatures(near.permutations, folder / "ledger.bin")
     # The ledger's rows come last, so that the lowest number of a set is a document's.
-    signed = Signed([*spool.segments, SignedRows(held, band_hashes(held, near.bands, near.rows))])
+    rows = [(len(spool) + start, piece) for start, piece in _pieces(held, _LEDGER_ROWS)]
+    signed = Signed(
+        [*spool.segments, *(SignedRows(piece, near.bands, near.rows) for _, piece in rows)]
+    )
     taking_part = np.ones(len(signed), np.bool_)
-    for start, piece in itertools.chain(spool.pieces("signatures"), [(len(spool), held)]):
+    for start, piece in itertools.chain(spool.pieces("signatures"), rows):
         taking_part[start : start + len(piece)] = (piece != UNSIGNED).any(axis=1)
     taking_part[: len(spool)] &= fates == _TRAIN
     memory = config.memory_megabytes * 10**6
@@ -239,6 +246,8 @@ def _shards(split: str, code: int, spool: Spool, fates: Fates, size: int) -> Ite
     yield Shard(split, number, first, len(spool))
 
 
-def _pieces(values: Fates) -> Iterator[tuple[int, Fates]]:
-    for start in range(0, len(values), _CHUNK):
-        yield start, values[start : start + _CHUNK]
+def _pieces(
+    values: npt.NDArray[Kind], size: int = _CHUNK
+) -> Iterator[tuple[int, npt.NDArray[Kind]]]:
+    for start in range(0, len(values), size):
+        yield start, values[start : start + size]

@@ -25,12 +25,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hornbook.corpus.batch import Batch
-from hornbook.corpus.step import Outcome
+from hornbook.corpus.batch import Batch, Outcome
 from hornbook.corpus.words import BASE, Hashes, plain_hashes
 from hornbook.errors import HornbookError
 from hornbook.gather.cache import user_cache
-from hornbook.gather.download import DownloadError, download, open_client
 from hornbook.gather.streams import Expansion, decompress, kind_of, unwrapped
 
 NGRAM = 13
@@ -39,6 +37,7 @@ NGRAM = 13
 HELLASWAG = "hellaswag"
 """The name that stands for HellaSwag's validation set, fetched once."""
 HELLASWAG_URL = "https://raw.githubusercontent.com/rowanz/hellaswag/master/data/hellaswag_val.jsonl"
+HELLASWAG_SHA256 = "0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588"
 _LARGEST_DOWNLOAD = 64 * 2**20  # it has 12 MB
 
 _OPTION = "--prepare.decontaminate"
@@ -78,11 +77,11 @@ def evaluation_file(name: str) -> Path:
     Raises:
         HornbookError: there is none, or it has nothing to compare.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if name == HELLASWAG and not path.exists():
         path = user_cache() / HELLASWAG / "hellaswag_val.jsonl"
         if not path.exists():
-            _fetch(HELLASWAG_URL, path)
+            _fetch(HELLASWAG_URL, path, HELLASWAG_SHA256)
     if not path.is_file():
         raise HornbookError(
             "is no file",
@@ -177,10 +176,12 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def _fetch(url: str, path: Path) -> None:
+def _fetch(url: str, path: Path, sha256: str) -> None:
+    from hornbook.gather.download import DownloadError, download, open_client  # 0.1 s to import
+
     try:
         with open_client() as client:
-            download(client, url, path, label=path.name, largest=_LARGEST_DOWNLOAD)
+            download(client, url, path, label=path.name, largest=_LARGEST_DOWNLOAD, sha256=sha256)
     except DownloadError as error:
         raise HornbookError(
             f"could not be fetched: {error}",

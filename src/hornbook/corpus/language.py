@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from hornbook.corpus.batch import Batch
+from hornbook.corpus.batch import Batch, Outcome
 from hornbook.corpus.config import LanguageConfig
-from hornbook.corpus.step import Outcome
 from hornbook.errors import HornbookError
 
 UNKNOWN = "unknown"

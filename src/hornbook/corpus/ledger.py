@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from hornbook.corpus.mapped import mapped_zeros
 from hornbook.corpus.signatures import UNSIGNED
-from hornbook.corpus.split import hash_order
+from hornbook.corpus.split import SPLITS, hash_order
 from hornbook.errors import HornbookError
 from hornbook.files import atomic_path
 
@@ -43,20 +43,15 @@ _ALGORITHM = b"hornbook.signatures"
 class Ledger:
     """A ledger in memory, for looking up. An empty one where there is no file."""
 
-    def __init__(self, path: Path, salt: str, names: tuple[str, ...]):
-        """Read `path`; `names` are the splits, in the order of their codes 0, 1, ...
-
-        Raises:
-            HornbookError: the file is no ledger.
-        """
-        self.path = path
-        self.algorithm = _algorithm(path) if path.exists() else ""
+    def __init__(self, path: Path, salt: str):
+        """Read `path`. Raises `HornbookError` where that is no ledger."""
+        self._path = path
         places, splits = [np.empty(0, np.uint64)], [np.empty(0, np.uint8)]
         digests = [np.empty((0, 2), np.uint64)]
         for rows in _batches(path):
             ids, found = rows.column("id").to_pylist(), rows.column("split").to_pylist()
             places.append(np.array([hash_order(id, salt)[1] for id in ids], np.uint64))
-            splits.append(np.array([names.index(split) for split in found], np.uint8))
+            splits.append(np.array([SPLITS.index(split) for split in found], np.uint8))
             digests.append(_fixed(rows.column("digest")))
         order = np.argsort(np.concatenate(places), kind="stable")
         self._places = np.concatenate(places)[order]
@@ -69,45 +64,44 @@ class Ledger:
 
     def splits(self, places: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
         """The code of the split of each document, by its place; 0 where it is not known."""
-        at = np.searchsorted(self._places, places)
-        at[at == len(self)] = 0
         if not len(self):
             return np.zeros(len(places), np.uint8)
+        at = np.searchsorted(self._places, places) % len(self)
         return np.where(self._places[at] == places, self._splits[at], np.uint8(0))
 
     def has_text(self, digests: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Whether a held-out text is equal, by digest."""
-        at = np.searchsorted(self._digests[:, 0], digests[:, 0])
-        at[at == len(self)] = 0
         if not len(self):
             return np.zeros(len(digests), np.bool_)
+        at = np.searchsorted(self._digests[:, 0], digests[:, 0]) % len(self)
         return np.asarray((self._digests[at] == digests).all(axis=1))
 
-    def signatures(
-        self, algorithm: str, permutations: int, scratch: Path
-    ) -> npt.NDArray[np.uint32]:
+    def signatures(self, permutations: int, scratch: Path) -> npt.NDArray[np.uint32]:
         """The signature of each row [rows, permutations], mapped from the file `scratch`; rows
-        that were written without one have `UNSIGNED`.
-
-        Raises:
-            HornbookError: they were made by another algorithm.
-        """
-        if not len(self):
-            return np.empty((0, permutations), np.uint32)
-        if self.algorithm not in ("", algorithm):
-            raise HornbookError(
-                f"its signatures are {self.algorithm}, and this run's are {algorithm}: they cannot "
-                "be compared",
-                where=self.path,
-                hint="Set prepare.near as it was, or name another ledger",
-            )
+        that were written without one have `UNSIGNED`."""
         signed = mapped_zeros(scratch, np.uint32, (len(self), permutations))
         at = 0
-        for rows in _batches(self.path):
+        for rows in _batches(self._path):
             for value in rows.column("signature").to_pylist():
                 signed[at] = np.frombuffer(value, "<u4") if value else UNSIGNED
                 at += 1
         return signed
+
+
+def check_ledger(path: Path, algorithm: str) -> None:
+    """Refuse a file that a run cannot use whose signatures are made by `algorithm` ("": none).
+
+    Raises:
+        HornbookError: it is no ledger, or has signatures of another algorithm.
+    """
+    Ledger(path, "")
+    known = _algorithm(path)
+    if known and algorithm and known != algorithm:
+        raise HornbookError(
+            f"its signatures are {known}, and this run's are {algorithm}: they cannot be compared",
+            where=path,
+            hint="Set prepare.near as it was, or name another ledger",
+        )
 
 
 def write_ledger(path: Path, before: Path, rows: Iterable[pa.RecordBatch], algorithm: str) -> None:

@@ -4,19 +4,18 @@ In: JSON lines, CSV, Parquet or text files, also compressed, and folders of them
 `merged-00000.jsonl`, ... Lines, rows and columns stay what they were; nothing but texts seen
 before is left out.
 
-Memory: a row group, a row or a text file at a time. Duplicates are found on disk (`exact.py`), in
-a first pass over the texts; 1 byte a record stays in memory.
+Memory: a few rows at a time, a text file of at most 128 MB, 16 MB of Parquet rows. Duplicates are
+found on disk (`exact.py`), in a first pass over the texts; 1 byte a record stays in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +23,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hornbook.corpus.exact import ExactPass, digests
-from hornbook.documents import mend_surrogates
+from hornbook.documents import ROW_GROUP_BYTES, mend_surrogates
 from hornbook.errors import HornbookError
 from hornbook.files import atomic_folder
-from hornbook.gather.encodings import BLOCK, decode
+from hornbook.gather.encodings import BLOCK, byte_order_mark, decode
 from hornbook.gather.inputs import InputFile, find_inputs
 from hornbook.gather.rows import find_text_column
-from hornbook.gather.streams import Expansion, decompress, kind_of, unwrapped
-from hornbook.gather.tables import LONGEST_ROW, csv_rows, is_text, json_object, open_parquet
+from hornbook.gather.streams import Expansion, decompress, kind_of, open_file, unwrapped
+from hornbook.gather.tables import (
+    LONGEST_ROW,
+    csv_line,
+    csv_rows,
+    is_text,
+    json_object,
+    open_parquet,
+    text_columns,
+)
 from hornbook.progress import bar
 
 ENDINGS = {"jsonl": "jsonl", "csv": "csv", "parquet": "parquet", "text": "txt", "unknown": "txt"}
@@ -83,17 +90,15 @@ def merge(
         with bar("merging", total) as progress, _Files(folder, ending, megabytes * 1e6) as target:
             for file in files:
                 for records, _ in _chunks(file, ending, None):
-                    keep = _kept(dropped, merged.records, len(records))
-                    merged.records += len(records)
+                    first, merged.records = merged.records, merged.records + len(records)
+                    keep = np.ones(len(records), bool)
+                    if dropped is not None:
+                        keep = ~dropped[first : merged.records]
                     merged.duplicates += len(records) - int(keep.sum())
                     target.add(records, keep)
                 progress.advance(file.bytes)
         merged.files = target.count
     return merged
-
-
-def _kept(dropped: npt.NDArray[np.bool_] | None, first: int, count: int) -> npt.NDArray[np.bool_]:
-    return np.ones(count, bool) if dropped is None else ~dropped[first : first + count]
 
 
 def _duplicates(
@@ -118,11 +123,11 @@ def _opened(file: InputFile) -> Iterator[tuple[io.BufferedReader[Any], str, str]
     """The file's content, decompressed where it has to be; its name then; and its kind."""
     where, name = str(file.path), file.path.name
     with contextlib.ExitStack() as opened:
-        stream: Any = opened.enter_context(open(file.path, "rb", buffering=BLOCK))
+        stream = opened.enter_context(open_file(file.path))
         kind = kind_of(stream.peek(BLOCK), name, "auto")
         if kind in ("gzip", "zstd", "bzip2", "xz"):
-            inner = decompress(stream, kind, Expansion(file.bytes, where), where)
-            stream = opened.enter_context(inner)
+            expansion = Expansion(file.bytes, where)
+            stream = opened.enter_context(decompress(stream, kind, expansion, where))
             name = unwrapped(name)
             kind = kind_of(stream.peek(BLOCK), name, "auto")
         yield stream, name, kind
@@ -157,27 +162,34 @@ def _records(
 ) -> Iterator[tuple[Any, str, int]]:
     """Records with their text (empty where it was not asked for) and size."""
     where = str(file.path)
+    column = ""
 
     def text_of(row: Mapping[str, Any], place: str) -> str:
-        if text_column is None:
-            return ""
-        return str(row[find_text_column(row, text_column or None, place, "--")] or "")
+        nonlocal column
+        column = column or find_text_column(row, text_column or None, place, "--")
+        return str(row.get(column) or "")
 
     with _opened(file) as (stream, name, _):
         if ending == "jsonl":
             for line, place in _lines(stream, where):
-                values = {} if text_column is None else json_object(line, place)
-                yield line, text_of(values, place), len(line)
+                text = "" if text_column is None else text_of(json_object(line, place), place)
+                yield line, text, len(line)
         elif ending == "csv":
-            for row, place in csv_rows(decode(stream, "auto", where, option="--"), where, name):
+            for row, place in csv_rows(decode(stream, "auto", where, option=""), where, name):
                 assert row is not None  # only lines of JSON are passed over as too long
-                yield row, text_of(row, place), sum(map(len, row.values()))
+                text = "" if text_column is None else text_of(row, place)
+                yield row, text, sum(map(len, row.values()))
         else:
-            text = "".join(decode(stream, "auto", where, option="--"))
+            text = _text(decode(stream, "auto", where, option=""), where)
             yield text, text, len(text)
 
 
-def _lines(stream: IO[bytes], where: str) -> Iterator[tuple[bytes, str]]:
+def _lines(stream: io.BufferedReader[Any], where: str) -> Iterator[tuple[bytes, str]]:
+    mark, encoding = byte_order_mark(stream.peek(4)) or (b"", "utf-8")
+    if encoding != "utf-8":
+        hint = "`hornbook convert --to jsonl` writes it as UTF-8"
+        raise HornbookError(f"is in {encoding.upper()}", where=where, hint=hint)
+    stream.read(len(mark))  # in the middle of a merged file it would be no mark
     number = 0
     while line := stream.readline(LONGEST_ROW + 1):
         number += 1
@@ -188,19 +200,44 @@ def _lines(stream: IO[bytes], where: str) -> Iterator[tuple[bytes, str]]:
             yield line.rstrip(b"\r\n") + b"\n", place
 
 
+def _text(blocks: Iterator[str], where: str) -> str:
+    text: list[str] = []
+    length = 0
+    for block in blocks:
+        length += len(block)
+        if length > LONGEST_ROW:
+            raise HornbookError(
+                f"is longer than {LONGEST_ROW >> 20} MB",
+                where=where,
+                hint="`hornbook convert --to jsonl` cuts such texts into pieces",
+            )
+        text.append(block)
+    return "".join(text)
+
+
 def _tables(path: Path, text_column: str | None) -> Iterator[tuple[pa.Table, Texts]]:
-    """Row groups of a Parquet file; of the text column alone where texts are asked for."""
+    """Row groups of a Parquet file, large ones in parts; of the text column alone where texts are
+    asked for."""
     try:
         with open_parquet(path) as shard:
             column = None
             if text_column is not None:
-                names = [field.name for field in shard.schema_arrow if is_text(field.type)]
-                column = find_text_column(names, text_column or None, str(path), "--")
+                names, others = text_columns(shard.schema_arrow)
+                wanted = text_column or None
+                column = find_text_column(names, wanted, str(path), "--", others)
             for group in range(shard.num_row_groups):
-                table = shard.read_row_group(group, columns=[column] if column else None)
-                yield table, [text or "" for text in table[column].to_pylist()] if column else []
-    except (pa.ArrowException, OSError) as error:
-        raise HornbookError(f"is not a readable Parquet file ({error})", where=path) from error
+                about = shard.metadata.row_group(group)
+                parts = max(1, about.total_byte_size // ROW_GROUP_BYTES)
+                for batch in shard.iter_batches(
+                    max(1, about.num_rows // parts),
+                    row_groups=[group],
+                    columns=[column] if column else None,
+                ):
+                    texts = batch[column].to_pylist() if column else []
+                    yield pa.Table.from_batches([batch]), [text or "" for text in texts]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        problem = str(error).partition("\n")[0]
+        raise HornbookError(f"is not a readable Parquet file ({problem})", where=path) from error
 
 
 class _Files:
@@ -232,7 +269,7 @@ class _Files:
             if self._file is None or self._file.tell() + len(data) > self._most:
                 self._next()
                 if self._ending == "csv":
-                    self._file.write(_csv_line(self._header))
+                    self._file.write(csv_line(self._header).encode())
             elif self._ending == "txt":
                 data = b"\n" + data  # a blank line between two texts
             self._file.write(data)
@@ -245,14 +282,23 @@ class _Files:
         self._header = self._header or list(record)
         if not record.keys() <= set(self._header):
             self._differ(list(record))
-        return _csv_line([record.get(name, "") for name in self._header])
+        line = csv_line(record.get(name, "") for name in self._header)
+        return mend_surrogates(line).encode()
 
     def _add_table(self, table: pa.Table) -> None:
         self._header = self._header or table.schema.remove_metadata()
-        try:
-            table = table.select(self._header.names).cast(self._header)
-        except (pa.ArrowException, KeyError, ValueError):
+        if sorted(table.schema.names) != sorted(self._header.names):
             self._differ(table.schema.names)
+        if table.schema.names != self._header.names:
+            table = table.select(self._header.names)
+        for column, wanted in zip(table.schema, self._header, strict=True):
+            # Arrow would make a number of the text 007.
+            if is_text(column.type) != is_text(wanted.type) and not pa.types.is_null(column.type):
+                self._differ([f"{column.name} ({column.type})"])
+        try:
+            table = table.cast(self._header)
+        except pa.ArrowException:
+            self._differ([f"{field.name} ({field.type})" for field in table.schema])
         if self._file is None or self._file.tell() >= self._most:
             self._next()
             self._parquet = self._open.enter_context(
@@ -261,7 +307,7 @@ class _Files:
         assert self._parquet is not None
         self._parquet.write_table(table)
 
-    def _differ(self, names: Sequence[str]) -> None:
+    def _differ(self, names: Sequence[str]) -> NoReturn:
         first = getattr(self._header, "names", self._header)
         raise HornbookError(
             f"the columns differ: {', '.join(first)} in the first file, {', '.join(names)} later",
@@ -273,9 +319,3 @@ class _Files:
         path = self._folder / f"merged-{self.count:05d}.{self._ending}"
         self._file = self._open.enter_context(path.open("wb"))
         self.count += 1
-
-
-def _csv_line(values: Sequence[str]) -> bytes:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow(values)
-    return mend_surrogates(line.getvalue()).encode()

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hornbook.corpus.buckets import Buckets, Rows
-from hornbook.corpus.signatures import agreement
+from hornbook.corpus.signatures import agreement, band_hashes
 from hornbook.corpus.union_find import Numbers, UnionFind
 
 _PAIRS = 2**15
@@ -44,10 +44,11 @@ class Piece(Protocol):
 
 @dataclass(frozen=True)
 class SignedRows:
-    """A piece in memory."""
+    """A piece of which only the signatures are kept; bands are hashed when they are asked for."""
 
     signatures: npt.NDArray[np.uint32]
-    bands: npt.NDArray[np.uint64]
+    bands: int
+    rows: int
 
     @property
     def documents(self) -> int:
@@ -56,7 +57,9 @@ class SignedRows:
 
     def array(self, name: Literal["signatures", "bands"]) -> npt.NDArray[Any]:
         """One of the two."""
-        return self.signatures if name == "signatures" else self.bands
+        if name == "signatures":
+            return self.signatures
+        return band_hashes(self.signatures, self.bands, self.rows)
 
 
 class Signed:

@@ -10,8 +10,7 @@ Four passes, over a folder `work` that is removed at the end: documents are clea
 segment of the spool, at the beginning of deciding, or after the last whole shard.
 
 Memory does not grow with the text: a few batches of 4 MB for each worker, `memory_megabytes` for
-sorting, and 3 bytes a document. Up to `FEW_DOCUMENTS` documents are held, because passages are
-planned over all of them.
+sorting, and 3 bytes a document.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from hornbook import __version__
@@ -30,20 +28,19 @@ from hornbook.corpus import split
 from hornbook.corpus.clean import Cleaner, clean
 from hornbook.corpus.config import PrepareConfig
 from hornbook.corpus.decide import Plan, decide, steps_of
-from hornbook.corpus.ledger import Ledger
+from hornbook.corpus.ledger import check_ledger
 from hornbook.corpus.pool import ordered_map, usable_cores
-from hornbook.corpus.prepare_report import Count, PassageReport, PrepareReport
+from hornbook.corpus.prepare_report import Count, PassageReport, PrepareReport, Tally
 from hornbook.corpus.signatures import algorithm
-from hornbook.corpus.spool import Part, Spool, read_spool
+from hornbook.corpus.spool import Part, Spool, read_parts, read_spool
 from hornbook.corpus.steps import build_steps
 from hornbook.corpus.write import ShardWriter, extend_ledger
-from hornbook.documents import Document, byte_length, document_writer, remove_shards
+from hornbook.documents import byte_length, document_writer, remove_shards
 from hornbook.errors import HornbookError, check_limits
 from hornbook.files import disk_errors, write_text
 from hornbook.gather.cache import user_cache
 from hornbook.gather.inputs import find_inputs
 from hornbook.gather.readers import Reading, read_with_cursor
-from hornbook.gather.shakespeare import fetch_shakespeare
 from hornbook.progress import bar, say, warn
 
 SHAKESPEARE = "shakespeare"
@@ -76,6 +73,9 @@ def begin(config: PrepareConfig, out: Path, parts: int = 1) -> list[Path]:
     of the same inputs and settings left it. Gives back the paths of the inputs."""
     _check(config)
     inputs = [_built_in(name) for name in config.inputs]
+    ledger = _ledger(config)
+    if ledger and ledger.exists():
+        check_ledger(ledger, _algorithm(config))
     work, fingerprint = out / WORK, _fingerprint(config, inputs, parts)
     with disk_errors(out):
         (out / "prepare.json").unlink(missing_ok=True)
@@ -86,10 +86,9 @@ def begin(config: PrepareConfig, out: Path, parts: int = 1) -> list[Path]:
         for name in (split.TRAIN, split.VALIDATION, split.TEST):
             remove_shards(out / name)
         work.mkdir(parents=True)
-        if config.ledger and Path(config.ledger).exists():
+        if ledger and ledger.exists():
             # What this run adds must not be taken for known if it is killed and run again.
-            shutil.copyfile(config.ledger, work / "ledger.before")
-            Ledger(work / "ledger.before", "", split.SPLITS)
+            shutil.copyfile(ledger, work / "ledger.before")
     write_text(written, fingerprint)
     return inputs
 
@@ -138,7 +137,7 @@ def finish(config: PrepareConfig, out: Path, spool: Spool, plan: Plan) -> Prepar
     """Write what the plan says, the ledger and the report; remove the work folder."""
     work = out / WORK
     report = PrepareReport(steps=[step.name for step in build_steps(config)])
-    report.messages = [each for part in sorted(work.glob("part-*")) for each in _messages(part)]
+    report.messages = [message for part in read_parts(work) for message in part.messages]
     for segment in spool.segments:
         report.include(segment.tally())
     report.splits = {split.TRAIN: Count(), split.VALIDATION: Count()}
@@ -146,7 +145,7 @@ def finish(config: PrepareConfig, out: Path, spool: Spool, plan: Plan) -> Prepar
     for name in (split.TRAIN, split.VALIDATION):
         (out / name).mkdir(exist_ok=True)
     if plan.passages:
-        _write_passages(writer.stay(report), config, out, plan.kept, report)
+        _write_passages(writer, config, plan.kept, report)
     else:
         # Half as many as clean: a writer holds a row group in several forms, 200 MB, where a worker
         # that cleans needs 120 (measured).
@@ -158,8 +157,8 @@ def finish(config: PrepareConfig, out: Path, spool: Spool, plan: Plan) -> Prepar
                 progress.advance()
     report.finish()
     _conclude(report, out)
-    if config.ledger:
-        extend_ledger(Path(config.ledger), config.split_salt, work, spool, _algorithm(config))
+    if ledger := _ledger(config):
+        extend_ledger(ledger, config.split_salt, work, spool, _algorithm(config))
     report.write(out / "prepare.json")
     _discard(work)
     return report
@@ -204,18 +203,29 @@ def _check(config: PrepareConfig) -> None:
 
 def _built_in(name: str) -> Path:
     if name == SHAKESPEARE:
+        from hornbook.gather.shakespeare import fetch_shakespeare  # takes 0.1 s to import
+
         return fetch_shakespeare(user_cache() / SHAKESPEARE)
+    return _own(name)
+
+
+def _own(name: str) -> Path:
     return Path(name).expanduser()
+
+
+def _ledger(config: PrepareConfig) -> Path | None:
+    return _own(config.ledger) if config.ledger else None
 
 
 def _fingerprint(config: PrepareConfig, inputs: Sequence[Path], parts: int) -> str:
     """Of what decides the output: settings, and sizes and times of the files."""
-    settings = asdict(config)
-    for name in ("workers", "memory_megabytes"):
-        del settings[name]
+    every = asdict(config)
+    decisive = [each.name for each in fields(config) if not each.metadata.get("horizon")]
+    settings = {name: every[name] for name in decisive}
+    evaluation = [path for path in map(_own, config.decontaminate) if path.exists()]
     states = [
         [str(file.path.resolve()), file.bytes, file.path.stat().st_mtime_ns]
-        for each in find_inputs([*inputs, *filter(os.path.exists, config.decontaminate)])
+        for each in find_inputs([*inputs, *evaluation])
         for file in each.files
     ]
     known = json.dumps([__version__, settings, states, parts], sort_keys=True)
@@ -235,33 +245,25 @@ def _algorithm(config: PrepareConfig) -> str:
     return algorithm(near.shingle, near.permutations, near.seed)
 
 
-def _messages(part: Path) -> list[str]:
-    return Part(part.parent, int(part.name.removeprefix("part-"))).messages
-
-
 def _write_passages(
-    documents: Iterator[Document],
-    config: PrepareConfig,
-    out: Path,
-    kept: int,
-    report: PrepareReport,
+    writer: ShardWriter, config: PrepareConfig, kept: int, report: PrepareReport
 ) -> None:
-    """Cut documents into passages and write those; few documents are held, as all their passages
-    are planned together."""
+    """Cut documents into passages and write those. Of few documents, all passages are planned
+    together."""
     report.passages = True
-    size, salt = config.shard_megabytes * 10**6, config.split_salt
-    parts: Iterable[tuple[str, Document]]
+    share, salt = config.validation_share, config.split_salt
     if kept < split.FEW_DOCUMENTS:
-        plan = split.plan_passages(list(documents), config.validation_share, salt)
+        plan = split.plan_passages(lambda: writer.stay(Tally()), share, salt)
         report.passage_plan = PassageReport(
             plan.size, sum(map(len, plan.spans)), sum(map(sum, plan.held_out))
         )
-        parts = plan.split()
+        parts = plan.split(writer.stay(report))
     else:
-        parts = split.split_passages(documents, config.validation_share, salt)
+        parts = split.split_passages(writer.stay(report), share, salt)
+    size = config.shard_megabytes * 10**6
     with (
-        document_writer(out / split.TRAIN, size) as train,
-        document_writer(out / split.VALIDATION, size) as validation,
+        document_writer(writer.out / split.TRAIN, size) as train,
+        document_writer(writer.out / split.VALIDATION, size) as validation,
     ):
         writers = {split.TRAIN: train, split.VALIDATION: validation}
         for name, document in parts:

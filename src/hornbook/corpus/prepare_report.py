@@ -16,7 +16,12 @@ from hornbook.files import write_json
 MOST_SAMPLES = 3
 SAMPLE_CHARACTERS = 120
 MOST_NAMES = 100
-"""Sources or licences that are listed one by one; smaller ones are added up as "(others)"."""
+"""Sources or licences that are listed one by one; smaller ones are added up as `OTHERS`."""
+OTHERS = "(others)"
+
+_MOST_COUNTED = 10_000
+"""Names that are counted one by one: where each document has a source of its own, the tally would
+grow with the text."""
 
 
 @dataclass
@@ -100,8 +105,11 @@ class Tally:
             mine.include(dropped)
             mine.samples = (mine.samples + dropped.samples)[:MOST_SAMPLES]
         for name in ("sources", "licences", "languages", "lengths"):
+            mine = getattr(self, name)
             for key, counted in getattr(other, name).items():
-                getattr(self, name).setdefault(key, Count()).include(counted)
+                mine.setdefault(key, Count()).include(counted)
+            if len(mine) > 2 * _MOST_COUNTED:
+                setattr(self, name, _largest(mine, _MOST_COUNTED))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Tally:
@@ -162,11 +170,9 @@ class PrepareReport(Tally):
         write_json(path, asdict(self))
 
 
-def _largest(counts: dict[str, Count]) -> dict[str, Count]:
+def _largest(counts: dict[str, Count], most: int = MOST_NAMES) -> dict[str, Count]:
+    others = counts.pop(OTHERS, Count())
     ordered = sorted(counts.items(), key=lambda item: (-item[1].bytes, item[0]))
-    listed = dict(ordered[:MOST_NAMES])
-    if rest := [count for _, count in ordered[MOST_NAMES:]]:
-        listed["(others)"] = Count(
-            sum(count.documents for count in rest), sum(count.bytes for count in rest)
-        )
-    return listed
+    for _, count in ordered[most:]:
+        others.include(count)
+    return dict(ordered[:most]) | ({OTHERS: others} if others.documents else {})

@@ -14,9 +14,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from hornbook.corpus.batch import Batch
+from hornbook.corpus.batch import Batch, Outcome
 from hornbook.corpus.config import GopherConfig
-from hornbook.corpus.step import Outcome
 from hornbook.corpus.words import LETTER, NOT_PUNCTUATION, find_words
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})

@@ -14,12 +14,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from hornbook.corpus.batch import Batch
+from hornbook.corpus.batch import Batch, Outcome, with_text
 from hornbook.corpus.config import C4Config, FinewebConfig
 from hornbook.corpus.quality import first_broken, limits_of
-from hornbook.corpus.step import Outcome
 from hornbook.corpus.words import SENTENCE_TERMINALS
 
 POLICY = (
@@ -58,9 +57,8 @@ class C4Step:
         for document in batch.documents:
             lines: list[str] = []
             rule = self._cut(document.text, lines, counts)
-            text = "\n".join(lines).strip()
-            changed = rule is None and text != document.text
-            documents.append(replace(document, text=text) if changed else document)
+            text = document.text if rule else "\n".join(lines).strip()
+            documents.append(with_text(document, text))
             dropped.append(rule)
         return Outcome(documents, dropped, dict(counts))
 
@@ -70,7 +68,9 @@ class C4Step:
         sentences = 0
         for line in text.splitlines():
             line = line.strip()
-            shortened = _CITATION.sub("", line) if self.config.remove_citations else line
+            shortened = line
+            if self.config.remove_citations and "[" in line:
+                shortened = _CITATION.sub("", line)
             reason = self._line_rule(line, shortened)
             if reason in ("lorem_ipsum", "curly_bracket"):
                 return f"c4.{reason}"
@@ -85,15 +85,14 @@ class C4Step:
     def _line_rule(self, line: str, shortened: str) -> str | None:
         """The rule that cuts a line, or drops its text; the order is that of C4's own code."""
         config = self.config
-        words = line.split()
-        longest = config.max_word_length
-        if longest is not None and len(line) > longest and max(map(len, words)) > longest:
+        longest, fewest = config.max_word_length, config.min_words_line
+        if longest is not None and len(line) > longest and max(map(len, line.split())) > longest:
             return "max_word_length"
         if config.terminal_punctuation and (
             not shortened.endswith(_END_OF_LINE) or shortened.endswith("...")
         ):
             return "terminal_punctuation"
-        if config.min_words_line is not None and len(words) < config.min_words_line:
+        if fewest is not None and len(line.split(None, fewest)) < fewest:
             return "min_words_line"
         lowered = shortened.lower()
         if config.lorem_ipsum and "lorem ipsum" in lowered:

@@ -3,7 +3,7 @@
 In: documents. Out: (split, document), where split is "train" or "validation".
 
 Many documents are split whole: a document is held out when the hash of its id falls below the
-share (`split_documents`). Where there are few, one document more or less would be far too much or
+share (`decide.py`). Where there are few, one document more or less would be far too much or
 too little, so they are cut into passages, and the same is done with those; where the passages
 below the share do not make up that share of the bytes, the next ones in the order of the hash are
 added until they do (`PassagePlan`).
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from hornbook.documents import Document, byte_length, document_id
@@ -56,32 +56,6 @@ def is_held_out(id: str, share: float, salt: str) -> bool:
     return hash_order(id, salt)[0] < share * BUCKETS
 
 
-def split_documents(
-    documents: Iterable[Document], share: float, salt: str
-) -> Iterator[tuple[str, Document]]:
-    """Split documents whole, streaming.
-
-    So that something is held out always, the document with the lowest hash is, even when its hash
-    is above the share; it waits in memory until the end shows whether it is needed.
-    """
-    lowest: Document | None = None
-    any_held_out = False
-    for document in documents:
-        if is_held_out(document.id, share, salt):
-            any_held_out = True
-            yield VALIDATION, document
-        elif any_held_out:
-            yield TRAIN, document
-        elif lowest is None:
-            lowest = document
-        else:
-            first, second = sorted((lowest, document), key=lambda d: hash_order(d.id, salt))
-            lowest = first
-            yield TRAIN, second
-    if lowest is not None:
-        yield TRAIN if any_held_out else VALIDATION, lowest
-
-
 def split_passages(
     documents: Iterable[Document], share: float, salt: str
 ) -> Iterator[tuple[str, Document]]:
@@ -99,51 +73,52 @@ class PassagePlan:
     """How a few documents are cut into passages, and which of those are held out.
 
     Args:
-        documents: the documents, in order.
         size: characters of a passage at most.
         spans: for each document, its passages as (start, end) in characters.
         held_out: for each document and passage, whether it is held out.
     """
 
-    documents: list[Document]
     size: int
     spans: list[list[tuple[int, int]]]
     held_out: list[list[bool]]
 
-    def split(self) -> Iterator[tuple[str, Document]]:
-        """Yield the parts: neighbouring passages of one split stay together as one document.
+    def split(self, documents: Iterable[Document]) -> Iterator[tuple[str, Document]]:
+        """Yield the parts of the documents: neighbouring passages of one split stay together.
 
         So the training text keeps its long stretches, and no more ends of text are put into it
         than passages are taken out.
         """
-        for document, spans, held_out in zip(
-            self.documents, self.spans, self.held_out, strict=True
-        ):
+        for document, spans, held_out in zip(documents, self.spans, self.held_out, strict=True):
             yield from _runs(document, spans, held_out)
 
 
-def plan_passages(documents: list[Document], share: float, salt: str) -> PassagePlan:
+def plan_passages(read: Callable[[], Iterable[Document]], share: float, salt: str) -> PassagePlan:
     """Cut documents into passages and hold out `share` of the bytes, up to twice as much.
+
+    The documents are read twice and never held: a hundred of them may be a gigabyte.
 
     Raises:
         HornbookError: there is less text than `MINIMUM_BYTES`.
     """
-    total = sum(byte_length(document.text) for document in documents)
+    total = characters = 0
+    for document in read():
+        total += byte_length(document.text)
+        characters += len(document.text)
     if total < MINIMUM_BYTES:
         raise HornbookError(
             f"{total:,} bytes of text are too little to hold any out for validation: "
             f"at least {MINIMUM_BYTES:,} are needed",
             hint="Add more text to --prepare.inputs",
         )
-    size = passage_size(sum(len(document.text) for document in documents))
-    spans = [list(cut(document.text, size)) for document in documents]
-    held_out = [[False] * len(of_document) for of_document in spans]
-    order = []
-    for number, document in enumerate(documents):
+    size = passage_size(characters)
+    spans, order = [], []
+    for number, document in enumerate(read()):
+        spans.append(list(cut(document.text, size)))
         for index, (start, end) in enumerate(spans[number]):
             passage = document.text[start:end]
             place = hash_order(document_id(passage), salt)
             order.append((place, number, index, byte_length(passage)))
+    held_out = [[False] * len(of_document) for of_document in spans]
     held = 0
     for place, number, index, length in sorted(order)[:-1]:  # one at least is trained on
         enough = held >= share * total and place[0] >= share * BUCKETS
@@ -153,7 +128,7 @@ def plan_passages(documents: list[Document], share: float, salt: str) -> Passage
             break
         held_out[number][index] = True
         held += length
-    return PassagePlan(documents, size, spans, held_out)
+    return PassagePlan(size, spans, held_out)
 
 
 def passage_size(characters: int) -> int:

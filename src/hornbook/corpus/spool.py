@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hornbook.corpus.prepare_report import Tally
-from hornbook.documents import SCHEMA, Document, documents_of
+from hornbook.documents import SCHEMA
 from hornbook.files import atomic_path, read_json, write_json
 
 ARRAYS = {
@@ -112,12 +112,12 @@ class Spool:
         for start, segment in zip(self.starts, self.segments, strict=False):
             yield start, segment.array(name)
 
-    def documents(self, first: int, last: int) -> Iterator[tuple[int, Document]]:
-        """Documents `first` to `last` (exclusive), each with its number."""
+    def batches(self, first: int, last: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Documents `first` to `last` (exclusive) in pieces, each with the number of its first."""
         for start, segment in zip(self.starts, self.segments, strict=False):
             if start < last and start + segment.documents > first:
                 for number, batch in segment.batches(max(first - start, 0), last - start):
-                    yield from enumerate(documents_of(batch), start + number)
+                    yield start + number, batch
 
 
 class Part:
@@ -182,7 +182,9 @@ class SpoolWriter:
         self._documents += len(cleaned.rows)
         self._tally.include(cleaned.tally)
         self._bytes += cleaned.rows.nbytes
-        if self._bytes >= SEGMENT_BYTES or self._documents >= SEGMENT_DOCUMENTS:
+        # What was read counts, too: where nearly all is dropped, that is what a kill would cost.
+        is_full = self._bytes >= SEGMENT_BYTES or self._documents >= SEGMENT_DOCUMENTS
+        if is_full or self._tally.read.bytes >= 4 * SEGMENT_BYTES:
             self._end()
 
     def _end(self) -> None:
@@ -218,8 +220,12 @@ class SpoolWriter:
 
 def read_spool(work: Path) -> Spool:
     """The segments of all parts in `work`, in order."""
-    numbers = range(len(list(work.glob("part-*"))))
-    return Spool([segment for number in numbers for segment in Part(work, number).segments()])
+    return Spool([segment for part in read_parts(work) for segment in part.segments()])
+
+
+def read_parts(work: Path) -> list[Part]:
+    """The parts in `work`, in order."""
+    return [Part(work, number) for number in range(len(list(work.glob("part-*"))))]
 
 
 def _ended(base: Path, ending: str) -> Path:

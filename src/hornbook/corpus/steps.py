@@ -6,9 +6,9 @@ personal data, evaluation sets. Duplicates come after them (`exact.py`, `near.py
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from hornbook.corpus.batch import Batch
+from hornbook.corpus.batch import Batch, Outcome, Step, with_text
 from hornbook.corpus.config import PrepareConfig
 from hornbook.corpus.decontaminate import DecontaminateStep, evaluation_file
 from hornbook.corpus.language import LanguageStep, check_languages
@@ -17,8 +17,6 @@ from hornbook.corpus.pii import PiiStep
 from hornbook.corpus.quality import GopherStep
 from hornbook.corpus.quality_lines import C4Step, FinewebStep
 from hornbook.corpus.repetition import RepetitionStep
-from hornbook.corpus.step import Outcome, Step
-from hornbook.documents import Document
 from hornbook.errors import check_limits
 
 
@@ -32,6 +30,8 @@ def build_steps(config: PrepareConfig) -> list[Step]:
     _check(config)
     web = config.preset == "web"
     steps: list[Step] = []
+    if config.fix_text:
+        mend_encoding("")  # finds out whether the package is there
     if config.normalise or config.fix_text:
         steps.append(NormaliseStep(config.normalise, config.fix_text))
     if config.runs(config.language) or config.language.keep:
@@ -52,9 +52,6 @@ def build_steps(config: PrepareConfig) -> list[Step]:
     if config.decontaminate:
         files = tuple(evaluation_file(name) for name in config.decontaminate)
         steps.append(DecontaminateStep(files))
-    sample = Batch([Document("a word")])
-    for step in steps:
-        step(sample)  # finds out whether the packages it needs are there
     return steps
 
 
@@ -102,7 +99,6 @@ class NormaliseStep:
         for document in batch.documents:
             text = mend_encoding(document.text) if self.encoding else document.text
             text = normalise(text) if self.characters else text
-            changed = text != document.text
-            counts["normalise.changed"] += changed
-            documents.append(replace(document, text=text) if changed else document)
+            documents.append(with_text(document, text))
+            counts["normalise.changed"] += documents[-1] is not document
         return Outcome(documents, [None] * len(documents), counts)

@@ -53,6 +53,9 @@ PUNCTUATION = SENTENCE_TERMINALS | _characters(_OTHER_PUNCTUATION)
 SPACE, LETTER, NOT_PUNCTUATION = 1, 2, 4
 """Bits of a character's kind; a word's kind has the bits of all its characters."""
 
+_NO_MORE_LETTERS = 0x40000
+"""Behind it Unicode has tags and private characters: no letters, spaces, or punctuation."""
+
 # The base of the polynomial hash: odd, so that it has an inverse, and with bits all over (the
 # golden ratio's, as Knuth's multiplicative hashing has it).
 BASE = 0x9E3779B97F4A7C15
@@ -113,7 +116,7 @@ class Words:
 def find_words(text: str) -> Words:
     """The words of `text`, as `text.split()` gives them."""
     codes = _codes(text)
-    return _find(codes, _kinds()[codes])
+    return _find(codes, _kinds().take(codes))
 
 
 def plain_hashes(text: str) -> Hashes:
@@ -123,7 +126,7 @@ def plain_hashes(text: str) -> Hashes:
     hash is as good as a random number.
     """
     codes = _codes(text.lower())
-    kinds = _kinds()[codes]
+    kinds = _kinds().take(codes)
     kept = (kinds & (SPACE | NOT_PUNCTUATION)) != 0
     return mix(_find(codes[kept], kinds[kept]).hashes)
 
@@ -140,8 +143,9 @@ def _codes(text: str) -> npt.NDArray[np.uint32]:
 
 
 def _find(codes: npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8]) -> Words:
-    inside = (kinds & SPACE) == 0
-    edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
+    spaces = np.full(len(kinds) + 2, SPACE, np.uint8)
+    np.bitwise_and(kinds, SPACE, out=spaces[1:-1])
+    edges = np.flatnonzero(spaces[1:] != spaces[:-1])
     starts, ends = edges[0::2], edges[1::2]
     # Each sum runs up to the next word, over white space, whose only bit is taken out again.
     merged = np.bitwise_or.reduceat(kinds, starts) if len(starts) else kinds[:0]
@@ -166,13 +170,12 @@ def _make_powers(count: int) -> tuple[Hashes, Hashes]:
 
 @cache
 def _kinds() -> npt.NDArray[np.uint8]:
-    """Of each code point its kind; 1.1 MB, made in 0.2 s when first asked for."""
-    return np.array(
-        [
-            SPACE
-            if character.isspace()
-            else LETTER * character.isalpha() | NOT_PUNCTUATION * (character not in PUNCTUATION)
-            for character in map(chr, range(0x110000))
-        ],
-        np.uint8,
-    )
+    """Of each code point its kind; 1.1 MB, made in 0.05 s when first asked for."""
+    kinds = np.full(0x110000, NOT_PUNCTUATION, np.uint8)
+    kinds[:_NO_MORE_LETTERS] = [
+        SPACE
+        if character.isspace()
+        else LETTER * character.isalpha() | NOT_PUNCTUATION * (character not in PUNCTUATION)
+        for character in map(chr, range(_NO_MORE_LETTERS))
+    ]
+    return kinds

@@ -19,7 +19,7 @@ from hornbook.corpus.ledger import Ledger, ledger_rows, write_ledger
 from hornbook.corpus.prepare_report import Tally
 from hornbook.corpus.split import SPLITS, TRAIN
 from hornbook.corpus.spool import Spool
-from hornbook.documents import Document, document_writer, shard_path
+from hornbook.documents import Document, document_writer, documents_of, shard_path
 from hornbook.files import read_json, write_json
 
 _ANY_SIZE = 2**62
@@ -43,25 +43,29 @@ class ShardWriter:
             if path.exists() or not tally.kept.documents:
                 return shard, tally
         tally = Tally()
+        reasons = REASONS if shard.split == TRAIN else ()
         with document_writer(self.out / shard.split, _ANY_SIZE, first=shard.number) as writer:
-            for fate, document in self.fates(shard.first, shard.last):
+            for fate, document in self.documents(shard.first, shard.last, shard.split, *reasons):
                 if fate == shard.split:
                     tally.keep(document)
                     writer.add(document)
-                elif fate in REASONS and shard.split == TRAIN:
+                else:
                     tally.drop(document, fate)
         write_json(done, asdict(tally))
         return shard, tally
 
-    def fates(self, first: int, last: int) -> Iterator[tuple[str, Document]]:
-        """Documents `first` to `last` - 1, each with its split, or why it is dropped."""
-        fates = read_fates(self.work)
-        for number, document in self.spool.documents(first, last):
-            yield FATES[fates[number]], document
+    def documents(self, first: int, last: int, *fates: str) -> Iterator[tuple[str, Document]]:
+        """Of documents `first` to `last` - 1 those with one of the fates, each with its own."""
+        codes, wanted = read_fates(self.work), [FATES.index(fate) for fate in fates]
+        for number, batch in self.spool.batches(first, last):
+            of_batch = codes[number : number + len(batch)]
+            at = np.flatnonzero(np.isin(of_batch, wanted))
+            for code, document in zip(of_batch[at], documents_of(batch.take(at)), strict=True):
+                yield FATES[code], document
 
     def stay(self, tally: Tally) -> Iterator[Document]:
         """All documents that are not dropped, counting all."""
-        for fate, document in self.fates(0, len(self.spool)):
+        for fate, document in self.documents(0, len(self.spool), *FATES):
             if fate in REASONS:
                 tally.drop(document, fate)
             else:
@@ -73,7 +77,7 @@ def extend_ledger(path: Path, salt: str, work: Path, spool: Spool, algorithm: st
     """Write to `path` what the ledger had when this prepare began, and what it has held out anew:
     other documents, and other texts of the same ones."""
     before = work / "ledger.before"
-    ledger, fates = Ledger(before, salt, SPLITS), read_fates(work)
+    ledger, fates = Ledger(before, salt), read_fates(work)
 
     def rows() -> Iterator[pa.RecordBatch]:
         for start, segment in zip(spool.starts, spool.segments, strict=False):

@@ -9,6 +9,7 @@ are checked.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -17,7 +18,12 @@ import urllib.request
 
 import httpx2
 
+from hornbook.errors import HornbookError
 from hornbook.gather.download import DownloadError
+
+MOST_POOLS = 64
+"""Hosts whose connections are kept open: a list of a thousand hosts must not use up the files that
+a process may have open (often 1,024)."""
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -72,14 +78,12 @@ def _check(host: str, address: str) -> None:
 
 
 def _check_literal(host: str) -> None:
-    """Behind a proxy: what can be seen without resolving."""
-    if host.rstrip(".").lower() == "localhost" or host.lower().endswith(".localhost"):
+    """Behind a proxy: what can be seen without resolving (`127.1` and 0x7f000001 are literal)."""
+    if f".{host.rstrip('.').lower()}".endswith(".localhost"):
         _check(host, "127.0.0.1")
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return
-    _check(host, host)
+    with contextlib.suppress(OSError, UnicodeError):
+        for found in socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST):
+            _check(host, str(found[4][0]))
 
 
 class CheckedTransport(httpx2.BaseTransport):
@@ -129,9 +133,19 @@ class CheckedTransport(httpx2.BaseTransport):
 
     def _pool(self, host: str, proxy: str | None) -> httpx2.HTTPTransport:
         with self._lock:
-            if (host, proxy) not in self._pools:
-                self._pools[host, proxy] = httpx2.HTTPTransport(verify=self._context, proxy=proxy)
-            return self._pools[host, proxy]
+            pool = self._pools.pop((host, proxy), None)
+            if pool is None:
+                try:
+                    pool = httpx2.HTTPTransport(verify=self._context, proxy=proxy)
+                except (ImportError, ValueError) as error:  # SOCKS needs a package; another scheme
+                    raise HornbookError(
+                        "the proxy cannot be used: only http and https ones are known",
+                        where="HTTP_PROXY, HTTPS_PROXY, ALL_PROXY",
+                    ) from error
+            self._pools[host, proxy] = pool  # the last used at the end
+            if len(self._pools) > MOST_POOLS:  # one so old that no request to it is under way
+                self._pools.pop(next(iter(self._pools))).close()
+            return pool
 
 
 def _to(request: httpx2.Request, address: str) -> httpx2.Request:

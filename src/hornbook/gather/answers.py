@@ -48,8 +48,10 @@ def unpacked(response: httpx2.Response) -> Iterator[bytes]:
     try:
         for block in response.iter_raw():
             while block:
+                if unpacker.eof:  # several gzip members in a row are one body (RFC 1952, 2.2)
+                    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
                 yield unpacker.decompress(block, _BLOCK)
-                block = unpacker.unconsumed_tail
+                block = unpacker.unconsumed_tail or unpacker.unused_data
     except zlib.error as error:
         raise httpx2.DecodingError(f"bad gzip ({error})") from error
     if not unpacker.eof:

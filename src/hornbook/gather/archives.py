@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, BinaryIO, Self
 
 from hornbook.errors import HornbookError
@@ -25,18 +25,27 @@ LARGEST_SPOOLED = 2**30
 temporary file first: at most 1 GB."""
 
 
+_LONGEST_NAME = 2**20
+_NAMES = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+"""Kinds of tar headers whose content is a name, or a list of attributes."""
+
+
 @dataclass(frozen=True)
 class Member:
     """A file in an archive.
 
     Args:
-        name: its path, without `..`.
-        bytes: its size as it is stored.
+        name: its path, without a root and `..`.
         stream: its content; ends when the next member is asked for.
     """
 
     name: str
-    bytes: int
     stream: io.BufferedReader[Any]
 
 
@@ -55,7 +64,7 @@ def zip_members(archive: zipfile.ZipFile, where: str, expansion: Expansion) -> I
     for member in members:
         name = _shown(member.filename)
         with open_member(archive, member, f"{where} > {name}", expansion) as stream:
-            yield Member(name, member.compress_size, stream)
+            yield Member(name, stream)
 
 
 def open_member(
@@ -90,7 +99,7 @@ def tar_members(
                 assert content is not None
                 name = _shown(header.name)
                 with bounded(content, expansion, f"{where} > {name}") as inner:
-                    yield Member(name, header.size, inner)
+                    yield Member(name, inner)
             if archive.offset == archive.fileobj.pos:  # type: ignore[attr-defined]
                 warn(f"{where}: ends without the end mark of a tar archive; is it cut off?")
     except (tarfile.TarError, *DAMAGE, ValueError, OverflowError) as error:
@@ -98,7 +107,13 @@ def tar_members(
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """Rubbish between two files is an error; `tarfile` takes it for the archive's end."""
+    """Rubbish between two files is an error; `tarfile` takes it for the archive's end. So is a
+    name of more than 1 MB, which it would read into memory whatever its size."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> Any:
+        if self.type in _NAMES and self.size > _LONGEST_NAME:
+            raise tarfile.ReadError(f"a name of {self.size:,} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc]
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
@@ -139,7 +154,8 @@ def _unreadable(kind: str, error: Exception, where: str) -> HornbookError:
 
 def _shown(name: str) -> str:
     name = name.encode("utf-8", "replace").decode()
-    return "/".join(part for part in PurePosixPath(name).parts if part != "..")
+    parts = name.replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))
 
 
 def _is_content(member: zipfile.ZipInfo) -> bool:
@@ -151,7 +167,5 @@ def _is_content(member: zipfile.ZipInfo) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return any(part.startswith(".") and part not in (".", "..") for part in parts) or (
-        "__MACOSX" in parts
-    )
+    parts = _shown(name).split("/")
+    return "__MACOSX" in parts or any(part.startswith(".") for part in parts)

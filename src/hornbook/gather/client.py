@@ -25,7 +25,7 @@ from hornbook.gather.addresses import AddressRefused, CheckedTransport
 from hornbook.gather.answers import retry_after, unpacked
 from hornbook.gather.download import DownloadError, shown
 from hornbook.gather.pace import Clock, Pace, SystemClock
-from hornbook.gather.robots import LARGEST_BYTES, Robots, RobotsFile
+from hornbook.gather.robots import LARGEST_BYTES, Answer, Robots
 from hornbook.gather.source import StopGathering
 from hornbook.progress import say
 
@@ -49,7 +49,6 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ERROR_BODY = 64 * 1024
 _ANY_HOST = frozenset({"accept", "accept-encoding", "accept-language", "range", "if-range"})
 """Headers that another host may see after a redirect; all others may hold keys."""
-
 
 _T = TypeVar("_T")
 
@@ -115,14 +114,12 @@ class Page:
 
     Args:
         url: where it was found, after redirects.
-        status: HTTP status, 200 to 299.
         headers: by any case of their names.
         content: decompressed.
         encoding: charset of the Content-Type, where it names one.
     """
 
     url: str
-    status: int
     headers: Mapping[str, str]
     content: bytes
     encoding: str | None
@@ -141,7 +138,6 @@ class PoliteClient:
         politeness: as given.
         requests: requests sent so far, retries and redirects included.
         retries: of these, those that were sent again.
-        bytes: received, as they came (compressed).
     """
 
     def __init__(
@@ -152,7 +148,7 @@ class PoliteClient:
         clock: Clock | None = None,
         note: Callable[[str], None] = say,
     ):
-        self.requests = self.retries = self.bytes = 0
+        self.requests = self.retries = 0
         self.politeness, self._note = politeness, note
         self._clock: Clock = clock or SystemClock()
         self._secrets = [secret for secret in secrets if secret]
@@ -179,7 +175,8 @@ class PoliteClient:
         self.close()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and wake the threads that wait for their turn: they fail."""
+        self._clock.stop()
         self._client.close()
 
     def get(
@@ -188,7 +185,6 @@ class PoliteClient:
         *,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        largest_bytes: int | None = None,
         accept: str = "*/*",
     ) -> Page:
         """GET a whole page.
@@ -197,21 +193,20 @@ class PoliteClient:
             FetchError: no page, after as many attempts as are worth it.
             StopGathering: the server asks to wait for very long, or its robots.txt fails.
         """
-        largest = largest_bytes or self.politeness.largest_bytes
-        with self._network_errors(url):
-            target = str(httpx2.URL(url).copy_merge_params(params or {}))
+        if params:  # an address without is sent as it stands: a query is not written anew
+            with self._network_errors(url):
+                url = str(httpx2.URL(url).copy_merge_params(params))
 
         def once() -> Page:
             with contextlib.ExitStack() as held:
                 sent = {"Accept": accept, **(headers or {})}
-                response = self._follow("GET", target, sent, held, self._robots)
+                response = self._follow("GET", url, sent, held, self._robots)
                 if not response.is_success:
                     raise self._status_error(response)
                 return Page(
                     url=str(response.url),
-                    status=response.status_code,
                     headers=response.headers,
-                    content=self._read(response, largest),
+                    content=self._read(response, self.politeness.largest_bytes),
                     encoding=response.charset_encoding,
                 )
 
@@ -223,17 +218,9 @@ class PoliteClient:
         *,
         params: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-        largest_bytes: int | None = None,
     ) -> Any:
         """GET a page of JSON. Raises as `get`, and `FetchError` when it is no JSON."""
-        page = self.get(
-            url,
-            params=params,
-            headers=headers,
-            largest_bytes=largest_bytes,
-            accept="application/json",
-        )
-        return self.parsed(page)
+        return self.parsed(self.get(url, params=params, headers=headers, accept="application/json"))
 
     def parsed(self, page: Page) -> Any:
         """The JSON of a page. Raises `FetchError` when it is none."""
@@ -241,12 +228,8 @@ class PoliteClient:
             return json.loads(page.content)
         except (ValueError, RecursionError) as error:
             begin = self._clean(page.content[:80].decode("utf-8", "replace"))
-            raise FetchError(
-                f"the answer is not JSON: {begin!r}",
-                url=self._shown(page.url),
-                status=page.status,
-                body=page.content[:_ERROR_BODY],
-            ) from error
+            what = f"the answer is not JSON: {begin!r}"
+            raise FetchError(what, url=self._shown(page.url)) from error
 
     @contextlib.contextmanager
     def stream(
@@ -263,11 +246,7 @@ class PoliteClient:
                     raise self._status_error(response)
                 return response
 
-            response = self._retried(once)
-            try:
-                yield response
-            finally:
-                self._add(bytes=response.num_bytes_downloaded)
+            yield self._retried(once)
 
     def pause(self, url: str, seconds: float) -> None:
         """Let the host of `url` rest, as it asked in its own way (MediaWiki's `maxlag`).
@@ -275,15 +254,15 @@ class PoliteClient:
         Raises:
             StopGathering: for longer than `longest_wait_s`.
         """
-        host = urlsplit(url).netloc
+        host = _host(url)
         if seconds > self.politeness.longest_wait_s:
             raise StopGathering(
                 f"the server asks to wait for {seconds / 60:,.0f} minutes",
-                where=host.rpartition("@")[2],
+                where=host,
                 hint="Run the same command again after that: it goes on from here",
             )
         if seconds >= TOLD_WAIT_S:
-            self._note(f"{host.rpartition('@')[2]}: waiting {seconds:,.0f} s before the next try")
+            self._note(f"{host}: waiting {seconds:,.0f} s before the next try")
         self._pace(url).pause(seconds)
 
     def _retried(self, once: Callable[[], _T]) -> _T:
@@ -299,7 +278,8 @@ class PoliteClient:
                     longest = min(LONGEST_BACKOFF_S, FIRST_WAIT_S * 2 ** (attempt - 1))
                     seconds = random.uniform(0, longest)
                 self.pause(error.url, seconds)
-                self._add(retries=1)
+                with self._lock:
+                    self.retries += 1
         return once()
 
     def _follow(
@@ -317,6 +297,7 @@ class PoliteClient:
         for _ in range(MOST_REDIRECTS + 1):
             with self._network_errors(url):
                 target = httpx2.URL(url)
+            url = str(target)  # in its normal form
             if target.scheme not in ("http", "https") or not target.host:
                 raise FetchError("is not an http or https address", url=self._shown(url))
             if robots is not None:
@@ -329,11 +310,12 @@ class PoliteClient:
                 return response
             held.close()
             with self._network_errors(url):
-                url = str(target.join(location))
-            if target.scheme == "https" and url.startswith("http:"):
-                raise FetchError("redirects from https to http", url=self._shown(str(target)))
-            if urlsplit(url)[:2] != urlsplit(str(target))[:2]:
+                following = target.join(location)
+            if (target.scheme, following.scheme) == ("https", "http"):
+                raise FetchError("redirects from https to http", url=self._shown(url))
+            if (following.scheme, following.netloc) != (target.scheme, target.netloc):
                 headers = {k: v for k, v in headers.items() if k.lower() in _ANY_HOST}
+            url = str(following)
         raise FetchError(f"more than {MOST_REDIRECTS} redirects", url=self._shown(url))
 
     def _obey(self, robots: Robots, url: str) -> None:
@@ -348,7 +330,8 @@ class PoliteClient:
         with self._network_errors(url):
             request = self._client.build_request(method, url, headers=dict(headers))
             held.enter_context(self._pace(url).turn())
-            self._add(requests=1)
+            with self._lock:
+                self.requests += 1
             response = self._client.send(request, stream=True)
             held.callback(response.close)
             return response
@@ -369,7 +352,6 @@ class PoliteClient:
                 if self._clock.now() > deadline:
                     what = f"the page took longer than {PAGE_SECONDS:.0f} s"
                     raise FetchError(what, url=self._shown(url), retryable=True)
-        self._add(bytes=response.num_bytes_downloaded)
         return bytes(content[:largest])
 
     def _status_error(self, response: httpx2.Response) -> FetchError:
@@ -385,23 +367,21 @@ class PoliteClient:
             retry_after=retry_after(response.headers),
         )
 
-    def _robots_file(self, url: str) -> RobotsFile:
-        def once() -> RobotsFile:
+    def _robots_file(self, url: str) -> Answer:
+        def once() -> Answer:
             with contextlib.ExitStack() as held:
                 response = self._follow("GET", url, {}, held, None)
-                return RobotsFile(
-                    response.status_code, self._read(response, LARGEST_BYTES, cut=True)
-                )
+                return response.status_code, self._read(response, LARGEST_BYTES, cut=True)
 
         try:
             return self._retried(once)
         except FetchError as error:
             if not error.retryable:
                 raise
-            return RobotsFile(error.status)
+            return error.status, b""
 
     def _pace(self, url: str) -> Pace:
-        host = urlsplit(url).netloc.rpartition("@")[2].lower()
+        host = _host(url)
         with self._lock:
             if host not in self._paces:
                 manners = self.politeness
@@ -436,11 +416,10 @@ class PoliteClient:
             text = text.replace(secret, "***")
         return text
 
-    def _add(self, *, requests: int = 0, retries: int = 0, bytes: int = 0) -> None:
-        with self._lock:
-            self.requests += requests
-            self.retries += retries
-            self.bytes += bytes
+
+def _host(url: str) -> str:
+    """Host and port of an address, without a password."""
+    return urlsplit(url).netloc.rpartition("@")[2].lower()
 
 
 def user_agent(contact: str) -> str:

@@ -34,11 +34,12 @@ from hornbook.documents import (
     document_writer,
     shard_path,
 )
-from hornbook.errors import HornbookError
+from hornbook.errors import HornbookError, check_limits
 from hornbook.files import TEMPORARY, lock_folder, sha256_of, write_json
 from hornbook.gather.config import GatherConfig
 from hornbook.gather.cut import cut
-from hornbook.gather.journal import Journal, ShardRow
+from hornbook.gather.inputs import JOURNAL
+from hornbook.gather.journal import WORK, Journal, ShardRow
 from hornbook.gather.source import Gathered, Source
 from hornbook.gather.tools import Tools
 from hornbook.progress import Bar, bar, console, say
@@ -82,8 +83,9 @@ def collect(source: Source, config: GatherConfig, out: Path) -> GatherReport:
     """Gather a source into the folder `out`, or go on with it.
 
     Raises:
-        HornbookError: the folder was begun with other settings, another process works in it, or
-            the source cannot be read. What was gathered until then is kept.
+        HornbookError: the folder was begun with other settings, has shards of something else, or
+            another process works in it; or the source cannot be read. What was gathered until then
+            is kept.
     """
     fingerprint = {
         "source": source.name,
@@ -91,6 +93,13 @@ def collect(source: Source, config: GatherConfig, out: Path) -> GatherReport:
         "megabytes": config.megabytes,
         "shard_megabytes": config.shard_megabytes,
     }
+    _check_limits(config)
+    if not (out / JOURNAL).exists() and any(out.glob("documents-*.parquet")):
+        raise HornbookError(
+            "has document shards that were not gathered",
+            where=out,
+            hint="Choose another folder with --out",
+        )
     with lock_folder(out), Journal.open(out, fingerprint) as journal:
         _check_shards(journal, out)
         if journal.finished:
@@ -98,17 +107,25 @@ def collect(source: Source, config: GatherConfig, out: Path) -> GatherReport:
         else:
             with Tools(config, out, journal) as tools:
                 _Collecting(source, config, out, journal, tools).run()
-        report = _report(source.name, fingerprint, journal)
+        progress, counts = journal.get("progress"), journal.get("counts")
+        documents, size = progress["documents"], progress["bytes"]
+        report = GatherReport(source.name, fingerprint, documents, size, counts, journal.shards)
         write_json(out / "gather.json", dataclasses.asdict(report))
-        shutil.rmtree(out / "work", ignore_errors=True)
+        shutil.rmtree(out / WORK, ignore_errors=True)
     return report
 
 
-def _report(name: str, settings: dict[str, Any], journal: Journal) -> GatherReport:
-    progress, counts = journal.get("progress"), journal.get("counts")
-    return GatherReport(
-        name, settings, progress["documents"], progress["bytes"], counts, journal.shards
-    )
+def _check_limits(config: GatherConfig) -> None:
+    for settings, section, name, least in (
+        (config, "gather", "megabytes", 0),
+        (config, "gather", "shard_megabytes", 1),
+        (config, "gather", "workers", 0),
+        (config.network, "gather.network", "requests_per_minute", 0),
+        (config.network, "gather.network", "concurrency", 0),
+        (config.network, "gather.network", "largest_megabytes", 1),
+    ):
+        right = getattr(settings, name) >= least
+        check_limits(settings, section, [(name, right, f"{least} or more")])
 
 
 def _check_shards(journal: Journal, out: Path) -> None:
@@ -148,7 +165,7 @@ class _Collecting:
         started = time.monotonic()
         try:
             with _signals(self._signalled), bar(f"gathering {self._source.name}", None) as shown:
-                self._tools.say = shown.say
+                self._tools.note = shown.say
                 if self._source.replayable:
                     self._stream(shown)
                 else:
@@ -182,9 +199,20 @@ class _Collecting:
         if self._in_source:
             raise KeyboardInterrupt
 
+    @contextlib.contextmanager
+    def _source_works(self) -> Iterator[None]:
+        try:
+            self._in_source = True
+            if self._stopping:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._in_source = False
+
     def _steps(self, shown: Bar) -> Iterator[Gathered]:
         """The source's steps, until the budget of bytes is used up."""
-        size = self._source.size(self._tools)
+        with self._source_works():
+            size = self._source.size(self._tools)
         total, unit = size.bytes, "consumed"
         if self._most_bytes:
             total, unit = int(self._most_bytes), "bytes"
@@ -194,11 +222,8 @@ class _Collecting:
         steps = self._source.documents(self._cursor, self._tools)
         while not self._most_bytes or self._progress["bytes"] < self._most_bytes:
             before = self._progress[unit]
-            self._in_source = True
-            try:
+            with self._source_works():
                 step = next(steps, None)
-            finally:
-                self._in_source = False
             if step is None:
                 return
             self._progress["consumed"] += step.bytes
@@ -206,8 +231,6 @@ class _Collecting:
             done = self._progress
             note = f"{done['documents']:,} documents, {done['bytes'] / 1e6:,.1f} MB"
             shown.advance(done[unit] - before, note)
-            if self._stopping:
-                raise KeyboardInterrupt
 
     def _keep(self, step: Gathered) -> None:
         """What is to be committed next goes up to this step."""

@@ -95,9 +95,6 @@ class WikidumpConfig:
     namespaces: list[int] = field(default_factory=lambda: [0])
     """Namespaces to take; 0 holds the articles."""
 
-    parser: Literal["fast", "mwparserfromhell"] = "fast"
-    """`fast` reads wikitext itself and falls back to mwparserfromhell where it is unsure."""
-
     wiki: str = ""
     """Address of the wiki, for the documents' URLs; default: as the dump says."""
 
@@ -130,7 +127,8 @@ class SiteConfig:
 
 @dataclass
 class YoutubeConfig:
-    """Transcripts of the videos of YouTube channels."""
+    """Transcripts of the videos of YouTube channels; needs a key of the YouTube Data API in the
+    environment variable YOUTUBE_API_KEY."""
 
     channels: list[str] = field(default_factory=list)
     """Channel ids; default: a built-in sample list."""
@@ -153,19 +151,15 @@ class YoutubeConfig:
     api_url: str = "https://www.googleapis.com/youtube/v3"
     """Address of the YouTube Data API."""
 
-    key_variable: str = "YOUTUBE_API_KEY"
-    """Environment variable that holds the API key."""
-
 
 @dataclass
 class HubConfig:
-    """A dataset of the Hugging Face hub: its Parquet or JSON lines files."""
+    """A dataset of the Hugging Face hub: its Parquet or JSON lines files. Gated ones need an access
+    token in the environment variable HF_TOKEN."""
 
     dataset: str = ""
-    """OWNER/NAME of the dataset, or the name of a preset."""
-
-    preset: str = ""
-    """A well-known set, with its files and text column."""
+    """OWNER/NAME of the dataset; or a preset: cosmopedia, cosmopedia-v2, fineweb-edu, finewiki,
+    redpajama-cc, redpajama-c4."""
 
     revision: str = "main"
     """Branch, tag or commit; what it means at the first start is kept."""
@@ -179,17 +173,11 @@ class HubConfig:
     max_tokens: str = ""
     """About how many tokens to take (`10B`, `500M`), at 4.3 bytes a token."""
 
-    max_megabytes: float = 0.0
-    """How much text to take, in MB; 0: all."""
-
     endpoint: str = "https://huggingface.co"
     """Address of the hub."""
 
     downloads: int = 2
     """Files that are downloaded at a time, ahead of reading."""
-
-    token_variable: str = "HF_TOKEN"
-    """Environment variable that holds the access token; needed for gated sets alone."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ import json
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -97,13 +97,12 @@ def download(
     url: str,
     path: Path,
     *,
-    label: str,
+    label: str | None,
     largest: int,
     sha256: str | None = None,
     headers: Mapping[str, str] | None = None,
-    on_bytes: Callable[[int], None] | None = None,
 ) -> None:
-    """Download `url` to `path`, with a progress bar; `path` appears whole or not at all.
+    """Download `url` to `path`; `path` appears whole or not at all.
 
     A broken connection is taken up where it broke, and so is what an earlier, killed process left
     behind: where the hash is known, or the server says by ETag or Last-Modified that the file is
@@ -113,11 +112,10 @@ def download(
         client: from `open_client`, or a `PoliteClient`.
         url: what to get, http or https.
         path: where to put it; its folder is made.
-        label: name of the progress bar.
+        label: name of the progress bar; None: without one.
         largest: refuse more bytes than this.
         sha256: hash that the bytes must have, in hex.
         headers: sent besides our own.
-        on_bytes: told how many bytes came; there is no progress bar then.
 
     Raises:
         DownloadError: the server refused, the connection failed, or the bytes are not the right
@@ -129,7 +127,7 @@ def download(
         attempt, before = 1, part.size
         while True:
             try:
-                _append(client, url, part, headers or {}, label, largest, on_bytes)
+                _append(client, url, part, headers or {}, label, largest)
                 break
             except DownloadError as error:
                 if part.size >= before + PROGRESS:
@@ -194,9 +192,8 @@ def _append(
     url: str,
     part: _Part,
     headers: Mapping[str, str],
-    label: str,
+    label: str | None,
     largest: int,
-    on_bytes: Callable[[int], None] | None,
 ) -> None:
     """Get what is still lacking."""
     # Bytes as they are stored: a server that compressed on the way would change the hash.
@@ -209,7 +206,7 @@ def _append(
             part.remove()
             raise DownloadError("the file changed while it was downloaded")
         _check_status(response)
-        begins_anew = response.status_code != 206
+        begins_anew = response.status_code != 206 or "Range" not in sent
         if not begins_anew and _begin(response) not in (None, have):
             raise DownloadError("the server sent another part of the file than was asked for")
         have = 0 if begins_anew else have
@@ -217,32 +214,23 @@ def _append(
         total = have + int(length) if length.isdigit() else None
         if (total or 0) > largest:
             raise DownloadError(f"{total:,} bytes are more than the {largest:,} expected at most")
-        with (
-            open(part.path, "wb" if begins_anew else "ab") as file,
-            _progress(label, total, on_bytes) as advance,
-        ):
+        shown = bar(label, total) if label is not None else contextlib.nullcontext()
+        with open(part.path, "wb" if begins_anew else "ab") as file, shown as progress:
             if begins_anew:  # only now, as the old bytes are gone
                 part.note(response)
-            advance(have)
+            if progress:
+                progress.advance(have)
             for block in response.iter_raw():
                 have += len(block)
                 if have > largest:
                     raise DownloadError(f"more than the {largest:,} bytes expected at most")
                 file.write(block)
-                advance(len(block))
+                if progress:
+                    progress.advance(len(block))
+            if have < _total(response):  # a server may send less than the rest: ask for more
+                raise httpx2.RemoteProtocolError("only a part of the rest was sent")
             file.flush()
             os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _progress(
-    label: str, total: int | None, on_bytes: Callable[[int], None] | None
-) -> Iterator[Callable[[int], None]]:
-    if on_bytes is not None:
-        yield on_bytes
-        return
-    with bar(label, total) as progress:
-        yield lambda amount: progress.advance(amount)
 
 
 def _total(response: httpx2.Response) -> int:

@@ -6,14 +6,16 @@ reason why there is none.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 from urllib.parse import quote
 
 from hornbook.documents import Document, document_id
 from hornbook.gather.dump_workers import Slow
-from hornbook.gather.dump_xml import Block, Revision, Site, block_xml, pages_of
-from hornbook.gather.wikitext import Text, Unsure, fast_text, to_text
+from hornbook.gather.dump_xml import Block, Damaged, Revision, Site, block_xml, pages_of
+from hornbook.gather.page_text import read_page
+from hornbook.gather.wikitext import Text
 from hornbook.gather.wikitext_names import HIDDEN_NAMESPACES
 
 _FREE_WIKIS = ("wikipedia", "wiktionary", "wikibooks", "wikiquote", "wikisource", "wikiversity")
@@ -26,18 +28,14 @@ class Task:
     """A block to read.
 
     Args:
-        wiki: what page titles are put behind to make addresses.
+        wiki: what page titles are put behind to make addresses; "" where that is not known.
         namespaces: those whose pages are taken.
-        parser: as in `wikitext.to_text`.
-        page_seconds: for the message of a page that took longer.
     """
 
     block: Block
     site: Site
     wiki: str
     namespaces: frozenset[int]
-    parser: Literal["fast", "mwparserfromhell"]
-    page_seconds: float
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class PageResult:
 
     document: Document | None
     why: str = ""
-    lost: dict[str, int] = field(default_factory=dict)
+    lost: Mapping[str, int] = field(default_factory=dict)
     quarantined: tuple[str, str] | None = None
 
 
@@ -74,16 +72,15 @@ def read_block(task: Task, left_out: frozenset[int], slow: Slow) -> BlockResult:
     except ValueError as error:
         return BlockResult([], damage=str(error))
     pages, rest = pages_of(xml)
-    results = []
-    for number, page in enumerate(pages):
-        if isinstance(page, str):
-            key = f"byte {task.block.start}, page {number}"
-            results.append(PageResult(None, page.partition(" (")[0], quarantined=(key, page)))
-        elif number in left_out:
-            why = f"took longer than {task.page_seconds:g} s, or its process died"
-            results.append(_quarantined(page, why))
-        else:
-            results.append(_read_page(page, number, task, slow))
+    names = (task.site.namespaces.get(number, "").lower() for number in (-2, 6, 14))
+    hidden = HIDDEN_NAMESPACES.union(filter(None, names))
+    read = functools.partial(read_page, hidden=hidden, left_out=left_out, slow=slow)
+    results = [
+        _put_aside(page, task.block)
+        if isinstance(page, Damaged)
+        else _read(page, task, functools.partial(read, number))
+        for number, page in enumerate(pages)
+    ]
     rest = rest.strip()
     ended = rest.endswith(b"</mediawiki>")
     # Before the first page stands the header, which is no sign of a cut.
@@ -91,41 +88,31 @@ def read_block(task: Task, left_out: frozenset[int], slow: Slow) -> BlockResult:
     return BlockResult(results, ended, cut_off)
 
 
-def _read_page(page: Revision, number: int, task: Task, slow: Slow) -> PageResult:
+def _put_aside(page: Damaged, block: Block) -> PageResult:
+    at = f"byte {block.start:,}, {page.offset:,} in its stream"
+    key = at if block.compressed else f"byte {block.start + page.offset:,}"
+    return PageResult(None, page.why, quarantined=(key, page.xml.decode(errors="replace")))
+
+
+def _read(page: Revision, task: Task, read_text: Callable[[str, str], Text | str]) -> PageResult:
     if page.namespace not in task.namespaces:
         return PageResult(None, "other namespace")
     if page.redirect:
         return PageResult(None, "redirect")
     if page.model != "wikitext":
         return PageResult(None, "not wikitext")
-    try:
-        read = _text(page, number, task, slow)
-    except Exception as error:  # whatever a page does to a reader, the others are read
-        return _quarantined(page, f"cannot be read ({type(error).__name__})")
+    read = read_text(page.title, page.text)
+    if isinstance(read, str):
+        return PageResult(None, read, quarantined=(f"{page.page} {page.title}", page.text))
     if not read.text:
-        return PageResult(None, "no text", dict(read.lost))
-    return PageResult(_document(page, read.text, task), "", dict(read.lost))
-
-
-def _text(page: Revision, number: int, task: Task, slow: Slow) -> Text:
-    """The page's text; what may hang is announced."""
-    names = (task.site.namespaces.get(number, "").lower() for number in (-2, 6, 14))
-    hidden = HIDDEN_NAMESPACES.union(filter(None, names))
-    if task.parser == "fast":
-        try:
-            return fast_text(page.text, title=page.title, hidden=hidden)
-        except Unsure:
-            pass  # then by the other, which may take long
-    slow(number)
-    read = to_text(page.text, title=page.title, hidden=hidden, parser="mwparserfromhell")
-    slow(None)
-    return read
+        return PageResult(None, "no text", read.lost)
+    return PageResult(_document(page, read.text, task), "", read.lost)
 
 
 def _document(page: Revision, text: str, task: Task) -> Document:
     url = task.wiki + quote(page.title.replace(" ", "_"), safe="/:@!$*(),;'~") if task.wiki else ""
     host = task.wiki.partition("://")[2].partition("/")[0]
-    free = host.endswith(tuple(f"{name}.org" for name in _FREE_WIKIS))
+    free = host.endswith(tuple(f".{name}.org" for name in _FREE_WIKIS))
     return Document(
         text=text,
         source="wikidump",
@@ -137,7 +124,3 @@ def _document(page: Revision, text: str, task: Task) -> Document:
         meta={"page": page.page, "revision": page.revision},
         id=document_id(f"wikidump\n{url or page.title}\n{page.revision}"),
     )
-
-
-def _quarantined(page: Revision, why: str) -> PageResult:
-    return PageResult(None, why, quarantined=(f"{page.page} {page.title}", page.text))

@@ -1,8 +1,8 @@
 """Processes that work on tasks in order, and are ended when one part of a task takes too long.
 
-In: tasks. Out: their results, in the same order. Before a part that may hang, the work says which
-(`slow`); when it is not done within the limit, its process is killed, and a fresh one does the task
-again without that part. Each process belongs to a thread here, which waits for it.
+In: tasks. Out: their results, in the same order. The work says which part it is at where that may
+hang (`with slow(part)`); when it is not done within the limit, its process is killed, and a fresh
+one does the task again without that part. Each process belongs to a thread here, which waits.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
@@ -23,8 +24,8 @@ from hornbook.errors import HornbookError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-Slow = Callable[[int | None], None]
-"""Called with the number of a part before it begins, and with None when it is done."""
+Slow = Callable[[int], AbstractContextManager[None]]
+"""From the number of a part to what puts the limit on it."""
 
 Work = Callable[[Task, frozenset[int], Slow], Result]
 """A function of a module: the task, the parts to leave out, and `slow`."""
@@ -120,11 +121,19 @@ def _serve(work: Work[Any, Any], connection: Connection) -> None:
     """What a process does: tasks come in, results go out, until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    @contextlib.contextmanager
+    def slow(part: int) -> Iterator[None]:
+        connection.send((False, part))
+        try:
+            yield
+        finally:
+            connection.send((False, None))
+
     with contextlib.suppress(EOFError, OSError):
         while True:
             task, left_out = connection.recv()
-            result = work(task, left_out, lambda part: connection.send((False, part)))
-            connection.send((True, result))
+            connection.send((True, work(task, left_out, slow)))
 
 
 def _end_with_parent() -> None:

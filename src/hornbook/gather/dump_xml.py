@@ -7,7 +7,7 @@ A dump is cut at `</page>` without being parsed, which costs next to nothing: in
 MediaWiki writes, these bytes cannot stand in a text, where `<` is `&lt;`. A multistream .bz2 (a
 stream of its own for every 100 pages) is not even decompressed here: its streams are found by their
 first bytes, so that no index is needed, and every worker process decompresses its own. One stream
-of .bz2 is decompressed here, 13 MB of XML a second.
+of .bz2 is decompressed here, 13 MB of XML a second; so it is again up to where a run goes on.
 """
 
 from __future__ import annotations
@@ -66,6 +66,15 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Damaged:
+    """A page that cannot be read: why, its XML, and where that begins in its block."""
+
+    why: str
+    xml: bytes
+    offset: int
+
+
+@dataclass(frozen=True)
 class Revision:
     """A page of a dump, as its last revision has it."""
 
@@ -94,21 +103,19 @@ def open_dump(path: Path, offset: int) -> tuple[Site, Iterator[Block]]:
         return _site(head, path), _cut(_plain(path, offset), offset, path)
     first = bz2.BZ2Decompressor()
     try:
-        xml = first.decompress(head, _PIECE)
-        multistream = first.eof and _is_multistream(xml, first.unused_data)
+        xml = second = first.decompress(head, _PIECE)
+        # A header in a stream of its own: streams end where pages do, if the second begins with
+        # one; other programs that write many streams cut anywhere.
+        own_header = xml.rstrip().endswith(b"</siteinfo>")
+        if own_header:
+            second = bz2.BZ2Decompressor().decompress(first.unused_data, 4096)
     except OSError as error:
         raise HornbookError("is damaged at its beginning", where=path) from error
-    if not xml and not first.eof:
-        raise HornbookError("is cut off before its first block ends", where=path, hint=_GO_ON)
-    blocks = _streams(path, offset) if multistream else _cut(_unpacked(path, offset), offset, path)
-    return _site(xml, path), blocks
-
-
-def _is_multistream(first: bytes, rest: bytes) -> bool:
-    """Whether streams end where pages do; other programs that write many streams cut anywhere."""
-    if not first.rstrip().endswith(b"</siteinfo>") or not rest:
-        return False
-    return bz2.BZ2Decompressor().decompress(rest, 4096).lstrip().startswith(b"<page>")
+    if not second:
+        raise HornbookError("is cut off before its first pages", where=path, hint=_GO_ON)
+    if own_header and second.lstrip().startswith(b"<page>"):
+        return _site(xml, path), _streams(path, offset)
+    return _site(xml, path), _cut(_unpacked(path, offset), offset, path)
 
 
 def _site(head: bytes, path: Path) -> Site:
@@ -121,16 +128,16 @@ def _site(head: bytes, path: Path) -> Site:
             hint="Other packings (.7z, .gz) are to be unpacked first",
         )
     language = re.search(rb'xml:lang="([\w-]+)"', root[0])
-    base, namespaces = "", {}
+    base, namespaces = "", dict[int, str]()
     found = re.search(rb"<siteinfo>.*?</siteinfo>", head, re.DOTALL)
     if found is not None:
         try:
             info = ElementTree.fromstring(found[0])
-        except ElementTree.ParseError as error:
+            spaces = info.iter("namespace")
+            namespaces = {int(each.get("key", 0)): each.text or "" for each in spaces}
+        except (ElementTree.ParseError, ValueError) as error:
             raise HornbookError(f"has a damaged header ({error})", where=path) from error
         base = info.findtext("base", "").strip()
-        for each in info.iter("namespace"):
-            namespaces[int(each.get("key", 0))] = each.text or ""
     return Site(base, language[1].decode() if language else "", namespaces)
 
 
@@ -144,29 +151,18 @@ def _plain(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:
 
 def _unpacked(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:
     """Pieces of the XML in a .bz2 from an offset in it on."""
-    unpacker = bz2.BZ2Decompressor()
-    to_skip, taken = offset, 0
-    with open(path, "rb") as file:
-        while True:
-            if unpacker.eof:
-                rest = unpacker.unused_data or file.read(_PIECE)
-                if not rest.strip(b"\0"):
-                    return
-                unpacker, packed = bz2.BZ2Decompressor(), rest
-            else:
-                packed = file.read(_PIECE // 8) if unpacker.needs_input else b""
-                if unpacker.needs_input and not packed:
-                    return  # cut off: `_cut` misses the end
-            taken += len(packed)
-            try:
-                piece = unpacker.decompress(packed, _PIECE)
-            except OSError as error:
-                where = f"{path} at byte {file.tell():,}"
-                raise HornbookError("is damaged", where=where, hint=_GO_ON) from error
-            if to_skip < len(piece):
-                yield piece[to_skip:], taken
-                taken = 0
-            to_skip = max(0, to_skip - len(piece))
+    with open(path, "rb") as file, bz2.open(file) as unpacked:
+        try:
+            unpacked.seek(offset)
+            position = file.tell()
+            while piece := unpacked.read1(_PIECE):
+                yield piece, file.tell() - position
+                position = file.tell()
+        except EOFError:
+            return  # cut off: `_cut` misses the end
+        except OSError as error:
+            where = f"{path} at byte {file.tell():,}"
+            raise HornbookError("is damaged", where=where, hint=_GO_ON) from error
 
 
 def _cut(pieces: Iterator[tuple[bytes, int]], start: int, path: Path) -> Iterator[Block]:
@@ -186,7 +182,8 @@ def _cut(pieces: Iterator[tuple[bytes, int]], start: int, path: Path) -> Iterato
             start, taken = start + end, 0
         elif len(held) > MOST_PAGE_BYTES:
             raise _too_large(path, start)
-    yield Block(start, start + len(held), bytes(held), False, taken)
+    if held:
+        yield Block(start, start + len(held), bytes(held), False, taken)
 
 
 def _streams(path: Path, start: int) -> Iterator[Block]:
@@ -207,7 +204,8 @@ def _streams(path: Path, start: int) -> Iterator[Block]:
                 break
             if len(held) > MOST_PAGE_BYTES:
                 raise _too_large(path, start)
-    yield Block(start, start + len(held), bytes(held), True, len(held))
+    if held:
+        yield Block(start, start + len(held), bytes(held), True, len(held))
 
 
 def _too_large(path: Path, offset: int) -> HornbookError:
@@ -236,26 +234,29 @@ def block_xml(block: Block) -> tuple[bytes, bool]:
     return xml, unpacker.eof
 
 
-def pages_of(xml: bytes) -> tuple[list[Revision | str], bytes]:
-    """The pages of a block's XML, or why one cannot be read; and what follows the last one."""
+def pages_of(xml: bytes) -> tuple[list[Revision | Damaged], bytes]:
+    """The pages of a block's XML, and what follows the last one."""
     start, end = xml.find(b"<page>"), xml.rfind(_PAGE_END) + len(_PAGE_END)
     if start < 0 or end < start:
-        return [], xml if start < 0 else xml[start:]
-    pages: list[Revision | str]
+        return [], xml[max(0, start) :]
     try:
         root = ElementTree.fromstring(b"<pages>%b</pages>" % xml[start:end])
-        pages = [_revision(page) for page in root]
+        return [_revision(page) for page in root], xml[end:]
     except (ElementTree.ParseError, ValueError):
-        pages = [_page(page + _PAGE_END) for page in xml[start:end].split(_PAGE_END)[:-1]]
-    return pages, xml[end:]
+        return _one_by_one(xml, start, end), xml[end:]
 
 
-def _page(xml: bytes) -> Revision | str:
-    """One page, or why it cannot be read."""
-    try:
-        return _revision(ElementTree.fromstring(xml.strip()))
-    except (ElementTree.ParseError, ValueError) as error:
-        return f"damaged XML ({error})"
+def _one_by_one(xml: bytes, start: int, end: int) -> list[Revision | Damaged]:
+    """The pages of XML of which some are damaged."""
+    pages: list[Revision | Damaged] = []
+    for page in xml[start:end].split(_PAGE_END)[:-1]:
+        page += _PAGE_END
+        try:
+            pages.append(_revision(ElementTree.fromstring(page.strip())))
+        except (ElementTree.ParseError, ValueError) as error:
+            pages.append(Damaged(f"damaged XML ({error})", page, start))
+        start += len(page)
+    return pages
 
 
 def _revision(page: ElementTree.Element) -> Revision:

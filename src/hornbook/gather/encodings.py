@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -138,7 +139,7 @@ def decode(
         stream: bytes.
         encoding: a name that Python knows, or `auto`.
         where: the file, for messages.
-        option: how the names of these settings begin in error messages.
+        option: how the names of these settings begin in error messages; empty: there are none.
         undecodable: takes the count of bytes that were replaced by U+FFFD; None: an error.
 
     Raises:
@@ -152,7 +153,7 @@ def decode(
         for block in blocks:
             if not block.isascii():
                 encoding = detect(block)
-                blocks = _before(block, blocks)
+                blocks = itertools.chain([block], blocks)
                 break
             offset += len(block)
             yield block.decode("ascii")
@@ -162,11 +163,6 @@ def decode(
         yield from _decode_strictly(blocks, encoding, offset, where, option)
     else:
         yield from _decode_counting(blocks, encoding, offset, where, undecodable)
-
-
-def _before(block: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
-    yield block
-    yield from blocks
 
 
 def _decode_strictly(
@@ -180,11 +176,12 @@ def _decode_strictly(
         except UnicodeDecodeError as error:
             # What the decoder saw is this block behind bytes held back from the block before.
             place = offset - (len(error.object) - len(block)) + error.start
+            hint = f"Name the encoding it was saved in, for example {option}encoding latin-1"
             raise HornbookError(
                 f"is not {encoding.upper()} text: byte {error.object[error.start]:#04x} at offset "
                 f"{place:,} does not fit",
                 where=where,
-                hint=f"Name the encoding it was saved in, for example {option}encoding latin-1",
+                hint=hint if option else "Save it as UTF-8",
             ) from None
         if text:
             yield text

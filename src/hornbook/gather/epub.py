@@ -1,33 +1,22 @@
 """EPUB books to text: the chapters in reading order.
 
-In: the zip archive of a book. Out: one `Book`. Follows EPUB 3: `META-INF/container.xml` names the
-package file, whose spine lists the chapters (XHTML). Only names inside the archive are looked up.
+In: the zip archive of a book. Out: its text and description. Follows EPUB 3:
+`META-INF/container.xml` names the package file, whose spine lists the chapters (XHTML). Only names
+inside the archive are looked up.
 """
 
 from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
 from hornbook.errors import HornbookError
-from hornbook.gather.html import LARGEST_HTML, decode_page, read_page
+from hornbook.gather.html import LARGEST_HTML, WebPage, decode_page, read_page
 
 _CONTAINER = "META-INF/container.xml"
 _PAGES = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml")
-
-
-@dataclass(frozen=True)
-class Book:
-    """Text and description of a book; fields that it does not give are empty."""
-
-    text: str
-    title: str
-    language: str
-    licence: str
-    created: str
 
 
 def read_epub(
@@ -35,8 +24,8 @@ def read_epub(
     where: str,
     read: Callable[[str, int], bytes],
     warn: Callable[[str], None],
-) -> Book:
-    """Read a book.
+) -> WebPage:
+    """Read a book: its pages as one.
 
     Args:
         members: names of the files in its archive.
@@ -65,8 +54,11 @@ def read_epub(
         if name not in names:
             warn(f"{where}: the chapter {name} is missing")
             continue
-        pages.append(read_page(decode_page(read(name, LARGEST_HTML)), main=False).text)
-    return Book(
+        content = read(name, LARGEST_HTML)
+        if len(content) == LARGEST_HTML:
+            warn(f"{where}: the chapter {name} is cut at {LARGEST_HTML >> 20} MB")
+        pages.append(read_page(decode_page(content), main=False).text)
+    return WebPage(
         text="\n\n".join(page for page in pages if page),
         title=_field(package, "title"),
         language=_field(package, "language"),

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from hornbook.errors import HornbookError
 from hornbook.gather.config import FilesConfig
 from hornbook.gather.inputs import find_inputs
 from hornbook.gather.readers import Reading, read_with_cursor
@@ -39,7 +40,19 @@ class FilesSource:
         return Size(bytes=sum(file.bytes for each in self._inputs for file in each.files))
 
     def documents(self, cursor: Cursor, gathering: Gathering) -> Iterator[Gathered]:
-        """All documents after the cursor."""
+        """All documents after the cursor.
+
+        Raises:
+            HornbookError: something cannot be read, or what is gathered goes into a folder that
+                is read: going on would then find other files.
+        """
+        for each in self._inputs:
+            if each.would_read(gathering.work):
+                raise HornbookError(
+                    "--out is inside this folder, which is read",
+                    where=each.path,
+                    hint="Choose a folder beside it",
+                )
         config = self._config
         read = 0
 

@@ -34,7 +34,7 @@ _NESTING = re.compile(r"<(/?)(?:div|section|article|main|center|span|table|ul|ol
 
 @dataclass(frozen=True)
 class WebPage:
-    """What was found in a page; fields that it does not give are empty."""
+    """What was found in a page, or in a book; fields that it does not give are empty."""
 
     text: str
     title: str = ""

@@ -3,7 +3,7 @@
 In: the name of a data set, a revision, a pattern. Out: its documents, files in the order of their
 paths. What the revision means is asked once and kept in the journal, so that a gathering which
 goes on next week reads the same files. Files are downloaded a few ahead, and removed when they are
-read (a gathering that was killed fetches the one it was in again).
+read (a gathering that was killed fetches again those behind its last whole shard).
 """
 
 from __future__ import annotations
@@ -16,23 +16,26 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from hornbook.documents import Document, document_id
-from hornbook.errors import HornbookError, nearest
-from hornbook.gather.client import FetchError, PoliteClient, Politeness
+from hornbook.documents import Document, byte_length, document_id
+from hornbook.errors import HornbookError, check_limits
+from hornbook.gather.client import FetchError, Page, PoliteClient, Politeness
 from hornbook.gather.config import HubConfig
 from hornbook.gather.download import DownloadError
 from hornbook.gather.hub_presets import PRESETS
 from hornbook.gather.remote_files import (
-    Fetched,
     RemoteFile,
     fetch_files,
     is_worth_another_run,
     read_file,
 )
 from hornbook.gather.source import Cursor, Gathered, Gathering, Size, StopGathering
+
+KEY_VARIABLE = "HF_TOKEN"
+"""Environment variable of the access token, as the hub's own tools have it."""
 
 BYTES_PER_TOKEN = 4.3
 """Of English text with GPT-2's tokens, about; `--megabytes` is exact."""
@@ -54,16 +57,12 @@ class HubSource:
     replayable = True
 
     def __init__(self, config: HubConfig):
-        preset = config.preset or (config.dataset if config.dataset in PRESETS else "")
-        if preset:
-            if preset not in PRESETS:
-                raise HornbookError(f"there is no preset {preset!r}", hint=nearest(preset, PRESETS))
-            known = PRESETS[preset]
+        if known := PRESETS.get(config.dataset):
             config = dataclasses.replace(
                 config,
                 dataset=known.dataset,
                 pattern=config.pattern or known.pattern,
-                text_column=config.text_column or known.text_column,
+                text_column=config.text_column or "text",
             )
         if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", config.dataset):
             raise HornbookError(
@@ -71,17 +70,19 @@ class HubSource:
                 where="--dataset",
                 hint=f"OWNER/NAME, or one of {', '.join(PRESETS)}",
             )
+        check_limits(config, "hub", [("downloads", config.downloads >= 1, "1 or more")])
         self._config = config
-        self._most_bytes = _budget(config)
-        self._token = os.environ.get(config.token_variable, "").strip()
+        self._endpoint = config.endpoint.rstrip("/")
+        self._most_bytes = _budget(config.max_tokens)
+        self._token = os.environ.get(KEY_VARIABLE, "").strip()
+        self._headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         self._opened: PoliteClient | None = None
         self._listed: tuple[list[RemoteFile], str] | None = None
 
     def fingerprint(self) -> dict[str, Any]:
         """What is asked for; how it is downloaded does not matter."""
         kept = dataclasses.asdict(self._config)
-        for name in ("downloads", "token_variable", "preset"):
-            del kept[name]
+        del kept["downloads"]
         return kept
 
     def size(self, gathering: Gathering) -> Size:
@@ -108,34 +109,32 @@ class HubSource:
             gathering.work,
             first=place["file"],
             ahead=self._config.downloads,
-            headers=self._headers(),
+            headers=self._headers,
             note=gathering.note,
         )
         with contextlib.closing(fetching):
-            for fetched in fetching:
-                yield from self._read(fetched, place, licence, gathering)
+            for number, found in fetching:
+                if isinstance(found, DownloadError):
+                    raise self._problem(found, files[number].path)
+                yield from self._read(found, place, licence, gathering)
                 if self._is_enough(place):
                     return
-                place |= {"file": fetched.number + 1, "documents": 0}
+                place |= {"file": number + 1, "documents": 0}
                 yield Gathered(None, dict(place))
-                shutil.rmtree(gathering.work / f"{fetched.number:05d}")
+                shutil.rmtree(gathering.work / f"{number:05d}")
 
     def _is_enough(self, place: Cursor) -> bool:
         return bool(self._most_bytes) and place["bytes"] >= self._most_bytes
 
     def _read(
-        self, fetched: Fetched, place: Cursor, licence: str, gathering: Gathering
+        self, path: Path, place: Cursor, licence: str, gathering: Gathering
     ) -> Iterator[Gathered]:
         """The documents of a file; `place` is moved along."""
-        if fetched.path is None:
-            assert fetched.error is not None
-            raise self._problem(fetched.error, fetched.file.path)
-        column = self._config.text_column
-        documents = read_file(fetched.path, column, place["documents"], gathering)
+        documents = read_file(path, self._config.text_column, place["documents"], gathering)
         for document, number, read in documents:
-            size = len(document.text.encode("utf-8", "replace"))
+            size = byte_length(document.text)
             place |= {"documents": number, "bytes": place["bytes"] + size}
-            own = self._own(document, fetched.path.name, licence)
+            own = self._own(document, path.name, licence)
             yield Gathered(own, dict(place), size if self._most_bytes else read)
             if self._is_enough(place):
                 return
@@ -156,8 +155,7 @@ class HubSource:
             client = self._client(gathering)
             known = gathering.items.get(_PINNED)
             if known is None:
-                about = self._ask(client, f"/revision/{quote(self._config.revision, safe='')}")
-                value = json.dumps({"sha": about["sha"], "licence": _licence(about)})
+                value = json.dumps(self._about(client))
                 gathering.items.add([_PINNED], value=value)
             else:
                 value = known.value
@@ -173,32 +171,37 @@ class HubSource:
             self._opened = gathering.client(manners, secrets=(self._token,))
         return self._opened
 
+    def _about(self, client: PoliteClient) -> dict[str, str]:
+        """The commit that the revision means, and the licence of the data set's card."""
+        _, answer = self._ask(client, f"/revision/{quote(self._config.revision, safe='')}")
+        if not isinstance(answer, dict) or not isinstance(answer.get("sha"), str):
+            raise self._no_hub()
+        card = answer.get("cardData")
+        licence = card.get("license") if isinstance(card, dict) else None
+        if isinstance(licence, list):
+            licence = ", ".join(str(each) for each in licence)
+        return {"sha": answer["sha"], "licence": licence if isinstance(licence, str) else ""}
+
     def _files(self, client: PoliteClient, sha: str) -> list[RemoteFile]:
         """The files that match, in the order of their paths."""
         entries: dict[str, dict[str, Any]] = {}
-        url = f"{self._api()}/tree/{sha}?recursive=true"
+        url = f"/tree/{sha}?recursive=true"
         while url:
+            page, listed = self._ask(client, url)
             try:
-                page = client.get(url, headers=self._headers(), accept="application/json")
-                listed = client.parsed(page)
-            except FetchError as error:
-                raise self._problem(error, self._config.dataset) from error
-            try:
-                new = {entry["path"]: entry for entry in listed if entry["type"] == "file"}
+                entries |= {entry["path"]: entry for entry in listed if entry["type"] == "file"}
             except (TypeError, KeyError):
                 raise self._no_hub() from None
-            entries |= new
             found = _NEXT.search(page.headers.get("Link", ""))
             url = found[1] if found and listed else ""
-            if url and urlsplit(url)[:2] != urlsplit(self._config.endpoint)[:2]:
+            if url and urlsplit(url)[:2] != urlsplit(self._endpoint)[:2]:
                 raise HornbookError("its list of files goes on at another server", where=url)
-        paths = self._chosen(sorted(entries))
-        return [self._file(entries[path], sha) for path in paths]
+        return [self._file(entries[path], sha) for path in self._chosen(sorted(entries))]
 
     def _file(self, entry: dict[str, Any], sha: str) -> RemoteFile:
         where = f"{self._config.dataset}/resolve/{sha}/{quote(entry['path'])}"
         return RemoteFile(
-            f"{self._config.endpoint.rstrip('/')}/datasets/{where}",
+            f"{self._endpoint}/datasets/{where}",
             entry["path"],
             entry.get("size"),
             (entry.get("lfs") or {}).get("oid"),
@@ -219,67 +222,47 @@ class HubSource:
             )
         return chosen
 
-    def _ask(self, client: PoliteClient, path: str) -> dict[str, Any]:
+    def _ask(self, client: PoliteClient, path: str) -> tuple[Page, Any]:
+        """An answer of the hub's API: the page, and its JSON."""
+        url = path
+        if path.startswith("/"):
+            url = f"{self._endpoint}/api/datasets/{self._config.dataset}{path}"
         try:
-            answer = client.json(self._api() + path, headers=self._headers())
+            page = client.get(url, headers=self._headers, accept="application/json")
+            return page, client.parsed(page)
         except FetchError as error:
             raise self._problem(error, self._config.dataset) from error
-        if not isinstance(answer, dict) or not isinstance(answer.get("sha"), str):
-            raise self._no_hub()
-        return answer
 
     def _no_hub(self) -> HornbookError:
-        return HornbookError("does not answer as the hub does", where=self._config.endpoint)
-
-    def _api(self) -> str:
-        return f"{self._config.endpoint.rstrip('/')}/api/datasets/{self._config.dataset}"
-
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        return HornbookError("does not answer as the hub does", where=self._endpoint)
 
     def _problem(self, error: DownloadError, where: str) -> HornbookError:
         status = error.status if isinstance(error, FetchError) else None
-        variable = self._config.token_variable
         if status in (401, 403):
-            return HornbookError(
-                f"the hub refuses (HTTP {status}): there is no such data set, or it is private or "
-                "gated",
-                where=where,
-                hint=f"Accept its terms on its page, and put an access token into {variable}"
-                if not self._token
-                else f"Does the token in {variable} have access to it?",
-            )
+            hint = f"Does the token in {KEY_VARIABLE} have access to it?"
+            if not self._token:
+                hint = "Accept its terms on its page, and put an access token into " + KEY_VARIABLE
+            what = f"the hub refuses (HTTP {status}): there is no such data set, or it is private"
+            return HornbookError(f"{what} or gated", where=where, hint=hint)
         if status == 404:
-            return HornbookError(
-                "is not on the hub",
-                where=where,
-                hint="Look for a mistake in the name or --revision",
-            )
+            hint = f"Is the name right, and --revision? Presets: {', '.join(PRESETS)}"
+            return HornbookError("is not on the hub", where=where, hint=hint)
         if is_worth_another_run(error):
-            return StopGathering(
-                str(error), where=where, hint="Run the same command again later: it goes on"
-            )
+            hint = "Run the same command again later: it goes on"
+            return StopGathering(str(error), where=where, hint=hint)
         return HornbookError(str(error), where=where)
 
 
-def _budget(config: HubConfig) -> int:
+def _budget(tokens: str) -> int:
     """Bytes of text to take; 0: all."""
-    if not config.max_tokens:
-        return int(config.max_megabytes * 10**6)
-    found = _TOKENS.fullmatch(config.max_tokens.strip())
-    if not found:
+    if not tokens:
+        return 0
+    found = _TOKENS.fullmatch(tokens.strip())
+    bytes = float(found[1]) * _FACTORS[found[2].upper()] * BYTES_PER_TOKEN if found else 0
+    if bytes < 1:
         raise HornbookError(
-            f"is not a number of tokens: {config.max_tokens!r}",
+            f"is not a number of tokens: {tokens!r}",
             where="--max-tokens",
             hint="As in 500M, 10B or 1.5B",
         )
-    return int(float(found[1]) * _FACTORS[found[2].upper()] * BYTES_PER_TOKEN)
-
-
-def _licence(about: dict[str, Any]) -> str:
-    """What the data set's card says."""
-    card = about.get("cardData") or {}
-    licence = card.get("license") if isinstance(card, dict) else None
-    if isinstance(licence, list):
-        licence = ", ".join(str(each) for each in licence)
-    return licence if isinstance(licence, str) else ""
+    return int(bytes)

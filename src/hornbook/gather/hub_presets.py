@@ -1,56 +1,31 @@
-"""Well-known data sets of the Hugging Face hub: where their text is."""
+"""Well-known data sets of the Hugging Face hub: where their text is.
+
+The names and paths are those that public projects use; the hub itself was not asked.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class HubPreset:
-    """A part of a data set.
-
-    Args:
-        dataset: OWNER/NAME on the hub.
-        pattern: its files.
-        text_column: column or key of the text.
-        about: what it is, in a few words.
-    """
+class HubPreset(NamedTuple):
+    """A part of a data set: OWNER/NAME on the hub, and its files. The text is in `text`."""
 
     dataset: str
     pattern: str
-    text_column: str = "text"
-    about: str = ""
 
+
+_REDPAJAMA = "togethercomputer/RedPajama-Data-1T-Sample"
 
 PRESETS = {
-    "cosmopedia": HubPreset(
-        "HuggingFaceTB/cosmopedia",
-        "data/*.parquet",
-        about="25B tokens of textbooks and stories that Mixtral wrote",
-    ),
-    "cosmopedia-v2": HubPreset(
-        "HuggingFaceTB/smollm-corpus",
-        "cosmopedia-v2/*.parquet",
-        about="28B tokens, the successor of cosmopedia",
-    ),
-    "fineweb-edu": HubPreset(
-        "HuggingFaceFW/fineweb-edu",
-        "sample/10BT/*.parquet",
-        about="10B tokens of educational web pages",
-    ),
-    "finewiki": HubPreset(
-        "HuggingFaceFW/finewiki",
-        "data/enwiki/*.parquet",
-        about="the English Wikipedia of 2025",
-    ),
-    "redpajama-cc": HubPreset(
-        "togethercomputer/RedPajama-Data-1T-Sample",
-        "cc_*_sample.jsonl*",
-        about="a sample of RedPajama's web pages",
-    ),
-    "redpajama-c4": HubPreset(
-        "togethercomputer/RedPajama-Data-1T-Sample",
-        "c4_sample.jsonl*",
-        about="a sample of RedPajama's copy of C4",
-    ),
+    # 25B tokens of textbooks and stories that Mixtral wrote, and their successor of 28B
+    "cosmopedia": HubPreset("HuggingFaceTB/cosmopedia", "data/*.parquet"),
+    "cosmopedia-v2": HubPreset("HuggingFaceTB/smollm-corpus", "cosmopedia-v2/*.parquet"),
+    # 10B tokens of educational web pages
+    "fineweb-edu": HubPreset("HuggingFaceFW/fineweb-edu", "sample/10BT/*.parquet"),
+    # the English Wikipedia of 2025
+    "finewiki": HubPreset("HuggingFaceFW/finewiki", "data/enwiki/*.parquet"),
+    # samples of RedPajama's web pages and of its copy of C4
+    "redpajama-cc": HubPreset(_REDPAJAMA, "cc_*_sample.jsonl*"),
+    "redpajama-c4": HubPreset(_REDPAJAMA, "c4_sample.jsonl*"),
 }

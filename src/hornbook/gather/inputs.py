@@ -46,6 +46,12 @@ class Input:
         """The name that documents have as their source: the last part, never a whole path."""
         return self.path.resolve().name
 
+    def would_read(self, folder: Path) -> bool:
+        """Whether files that are put into `folder` are among those of this input."""
+        top, folder = self.path.resolve(), folder.resolve()
+        below = (each for each in (folder, *folder.parents) if top in each.parents)
+        return folder.is_relative_to(top) and not any(map(_is_passed_over, below))
+
 
 JOURNAL = "journal.sqlite"
 """Name of the journal of a gathering; in a folder that has one, only the shards are documents."""
@@ -83,9 +89,7 @@ def _find(path: Path) -> Input:
 def _files_below(folder: Path) -> list[InputFile]:
     found = []
     for parent, folders, names in os.walk(folder, onerror=_unreadable):
-        folders[:] = [
-            name for name in folders if not _is_hidden(name) and not _is_run(Path(parent, name))
-        ]
+        folders[:] = [name for name in folders if not _is_passed_over(Path(parent, name))]
         if is_feed(Path(parent)):
             found += _log_of(Path(parent), folder)
             folders.clear()
@@ -113,8 +117,9 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.endswith(TEMPORARY)
 
 
-def _is_run(folder: Path) -> bool:
-    return (folder / "recipe.yaml").exists() and (folder / ".lock").exists()
+def _is_passed_over(folder: Path) -> bool:
+    is_run = (folder / "recipe.yaml").exists() and (folder / ".lock").exists()
+    return is_run or _is_hidden(folder.name)
 
 
 def _unreadable(error: OSError) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,9 @@ from hornbook.gather.inputs import JOURNAL
 from hornbook.gather.source import Cursor, Item
 
 VERSION = 1
+
+WORK = "work"
+"""The folder beside the journal where sources put partial downloads."""
 
 _TABLES = """
 CREATE TABLE state(key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -107,6 +111,8 @@ class Journal:
             )
         elif before != fingerprint:  # nothing came of those settings: a start that was refused
             self._connection.execute("DELETE FROM item")
+            self._connection.execute("DELETE FROM state")
+            shutil.rmtree(self.path.parent / WORK, ignore_errors=True)
             self.set("fingerprint", fingerprint)
             self.commit()
 

@@ -9,6 +9,7 @@ Manual: https://www.mediawiki.org/wiki/API:Main_page, API:Etiquette, API:Continu
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _DISAMBIGUATION = re.compile(
 """For wikis without the extension that marks such pages."""
 
 _ANSWERS = {"query", "batchcomplete", "continue", "error"}
+_NO_WIKI = "does not answer as a MediaWiki does"
 _WAITING = ("maxlag", "ratelimited", "readonly")
 
 
@@ -89,16 +91,17 @@ class Wiki:
     def about(self) -> About:
         """Ask the wiki who it is."""
         asked = {"meta": "siteinfo", "siprop": "general|rightsinfo|namespaces"}
-        (answer,) = self._query(asked)
-        rights = answer.get("rightsinfo", {})
-        spaces = answer.get("namespaces", {})
-        names = (spaces.get(number, {}) for number in ("-2", "6", "14"))
-        hidden = {str(each.get(key, "")).lower() for each in names for key in ("name", "canonical")}
-        return About(
-            language=str(answer.get("general", {}).get("lang", "")),
-            licence=str(rights.get("text") or rights.get("url") or ""),
-            hidden=frozenset(hidden - {""}),
-        )
+        with self._understanding():
+            (answer,) = self._query(asked)
+            rights = answer.get("rightsinfo", {})
+            spaces = answer.get("namespaces", {})
+            names = [spaces.get(number, {}) for number in ("-2", "6", "14")]
+            hidden = {str(each.get(key, "")) for each in names for key in ("name", "canonical")}
+            return About(
+                language=str(answer.get("general", {}).get("lang", "")),
+                licence=str(rights.get("text") or rights.get("url") or ""),
+                hidden=frozenset(name.lower() for name in hidden if name),
+            )
 
     def search(self, words: str, limit: int) -> list[str]:
         """Titles of articles, the best hit first; at most `limit`."""
@@ -112,10 +115,11 @@ class Wiki:
             "srprop": "",
         }
         titles: list[str] = []
-        for answer in self._query(asked):
-            titles += [hit["title"] for hit in answer.get("search", [])]
-            if len(titles) >= limit:
-                break
+        with self._understanding():
+            for answer in self._query(asked):
+                titles += [hit["title"] for hit in answer.get("search", [])]
+                if len(titles) >= limit:
+                    break
         return titles[:limit]
 
     def pages(self, titles: Sequence[str], *, links: bool) -> dict[str, WikiPage | None]:
@@ -138,13 +142,22 @@ class Wiki:
             asked |= {"plnamespace": "0", "pllimit": "max"}
         leads: dict[str, str] = {}
         found: dict[str, dict[str, Any]] = {}
-        for answer in self._query(asked):
-            for kind in ("normalized", "redirects"):
-                leads |= {each["from"]: each["to"] for each in answer.get(kind, [])}
-            for page in answer.get("pages", []):
-                _merge(found.setdefault(page["title"], {}), page)
-        pages = {title: _page(each) for title, each in found.items()}
+        with self._understanding():
+            for answer in self._query(asked):
+                for kind in ("normalized", "redirects"):
+                    leads |= {each["from"]: each["to"] for each in answer.get(kind, [])}
+                for page in answer.get("pages", []):
+                    _merge(found.setdefault(page["title"], {}), page)
+            pages = {title: _page(each) for title, each in found.items()}
         return {title: pages.get(_end(title, leads)) for title in titles}
+
+    @contextlib.contextmanager
+    def _understanding(self) -> Iterator[None]:
+        """What an answer lacks shows when it is read; answers are not checked before."""
+        try:
+            yield
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise self._problem(_NO_WIKI) from error
 
     def _query(self, parameters: dict[str, str]) -> Iterator[dict[str, Any]]:
         """The answers to a query, until there is no `continue`."""
@@ -167,7 +180,7 @@ class Wiki:
             except FetchError as error:
                 raise self._fetch_problem(error) from error
             if not isinstance(answer, dict) or not _ANSWERS & answer.keys():
-                raise self._problem("does not answer as a MediaWiki does")
+                raise self._problem(_NO_WIKI)
             if "error" not in answer:
                 return answer
             code, info = answer["error"].get("code", ""), answer["error"].get("info", "")

@@ -8,6 +8,7 @@ of the sources' own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,8 @@ class MixSource:
             where = f"gather.sources: {part.name}"
             if not part.weight > 0:
                 raise HornbookError(f"weight must be above 0, not {part.weight}", where=where)
+            if not re.fullmatch(r"\w[\w .-]*", part.name):  # it names a folder as well
+                raise HornbookError("a name has letters, digits, '-', '_' and '.'", where=where)
             if names.count(part.name) > 1:
                 raise HornbookError(
                     "two sources have this name", where=where, hint="Give each a `name` of its own"
@@ -62,11 +65,13 @@ class MixSource:
     def size(self, gathering: Gathering) -> Size:
         """The sum of the sizes, where all are known."""
         sizes = [part.source.size(gathering.part(part.name)) for part in self._parts]
-        documents = [size.documents for size in sizes if size.documents is not None]
-        bytes = [size.bytes for size in sizes if size.bytes is not None]
+
+        def total(numbers: Sequence[int | None]) -> int | None:
+            known = [number for number in numbers if number is not None]
+            return sum(known) if len(known) == len(numbers) else None
+
         return Size(
-            sum(documents) if len(documents) == len(sizes) else None,
-            sum(bytes) if len(bytes) == len(sizes) else None,
+            total([size.documents for size in sizes]), total([size.bytes for size in sizes])
         )
 
     def documents(self, cursor: Cursor, gathering: Gathering) -> Iterator[Gathered]:

@@ -16,23 +16,29 @@ BURST = 5
 
 
 class Clock(Protocol):
-    """Time in seconds from any beginning, which never runs backwards."""
+    """Time in seconds from any beginning, which never runs backwards. `stop` ends the sleep of
+    other threads."""
 
     def now(self) -> float: ...
-
     def sleep(self, seconds: float) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Stopped(Exception):
+    """Nobody waits any more for what this thread does."""
 
 
 class SystemClock:
     """The machine's monotonic clock."""
 
-    def now(self) -> float:
-        """Seconds since some moment."""
-        return time.monotonic()
+    def __init__(self) -> None:
+        self._stopped = threading.Event()
+        self.now, self.stop = time.monotonic, self._stopped.set
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
-        time.sleep(seconds)
+        """Wait. Raises `Stopped` where, or as soon as, `stop` was called."""
+        if self._stopped.wait(seconds):
+            raise Stopped
 
 
 class Pace:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from hornbook.documents import SCHEMA, Document
 from hornbook.errors import HornbookError
@@ -40,15 +41,22 @@ from hornbook.gather.rows import KEPT, document_of, find_text_column
 from hornbook.gather.source import Cursor
 from hornbook.gather.streams import (
     READ_KINDS,
-    CountedFile,
     Expansion,
     Kind,
     decompress,
     kind_of,
     looks_like_jsonl,
+    open_file,
     unwrapped,
 )
-from hornbook.gather.tables import Row, csv_rows, is_text, json_rows, open_parquet, parquet_rows
+from hornbook.gather.tables import (
+    Row,
+    csv_rows,
+    json_rows,
+    open_parquet,
+    parquet_rows,
+    text_columns,
+)
 from hornbook.progress import warn as warn_on_screen
 
 PIECE_CHARACTERS = 16 * 2**20
@@ -57,6 +65,8 @@ PIECE_CHARACTERS = 16 * 2**20
 _DEEPEST_WRAPPING = 4
 _NAMED = 3
 """Files that are named in messages of the same kind; the others are counted."""
+
+_EMPTY = "empty files"
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ class Reading:
         refuse_undecodable: whether bytes that do not fit are an error; else they are replaced by
             U+FFFD and counted.
         main_text: whether only the main text of web pages is taken.
+        keep_all: whether columns that documents do not have are kept in their `meta`.
         option: how the names of these settings begin in error messages.
         warn: takes a line about something that was skipped.
         count: takes what was counted, and how often.
@@ -79,6 +90,7 @@ class Reading:
     encoding: str = "auto"
     refuse_undecodable: bool = False
     main_text: bool = True
+    keep_all: bool = False
     option: str = "--"
     warn: Callable[[str], None] = warn_on_screen
     count: Callable[[str, int], None] = lambda what, amount: None
@@ -195,8 +207,7 @@ class _Pass:
         self._passed = 0
         """Documents of this file so far, with those that were too long."""
         self._read = files
-        self._empty: list[str] = []
-        self._undecodable_files = 0
+        self._met: Counter[str] = Counter()
         self._skipped: Counter[str] = Counter()
         self._skipped_example = ""
 
@@ -225,15 +236,7 @@ class _Pass:
         if file.feed is not None:
             yield from self._feed(file.feed, file.bytes)
             return
-        try:
-            raw = CountedFile(file.path, self._reading.on_bytes)
-        except OSError as error:
-            raise HornbookError(
-                f"cannot be read ({error.strerror})",
-                where=file.path,
-                hint="Change its permissions, or leave it out",
-            ) from error
-        with io.BufferedReader(raw, BLOCK) as stream:
+        with open_file(file.path, self._reading.on_bytes) as stream:
             yield from self._documents(stream, place)
 
     def _feed(self, folder: Path, size: int) -> Iterator[Document]:
@@ -247,23 +250,19 @@ class _Pass:
 
     def _tell(self, alone: bool) -> None:
         """Say what was skipped; nothing readable at all is an error."""
-        each, warn = self._given, self._reading.warn
+        each, warn, empty = self._given, self._reading.warn, self._met[_EMPTY]
         kinds = ", ".join(f"{ending} {n:,}" for ending, n in self._skipped.most_common(5))
         skipped = sum(self._skipped.values())
-        if not self._read and (alone or not self._empty or each.is_folder):
+        if not self._read and (alone or not empty or each.is_folder):
             what = "there is no text in here"
             if skipped:
                 what += f", only kinds that are not read ({kinds})"
-            elif self._empty:
+            elif empty:
                 what = "is empty (0 bytes)"
             raise HornbookError(what, where=each.path, hint=f"Read are: {READ_KINDS}")
-        for where in self._empty[:_NAMED]:
-            warn(f"{where}: is empty (0 bytes), skipped")
-        if len(self._empty) > _NAMED:
-            warn(f"{each.path}: {len(self._empty) - _NAMED:,} more empty files, skipped")
-        if self._undecodable_files > _NAMED:
-            more = self._undecodable_files - _NAMED
-            warn(f"{each.path}: more files with bytes that do not fit their encoding: {more:,}")
+        for what, times in self._met.items():
+            if times > _NAMED:
+                warn(f"{each.path}: {times - _NAMED:,} more like this: {what}")
         if skipped:
             warn(
                 f"{each.path}: files that are not read were skipped: {skipped:,} ({kinds}), "
@@ -279,7 +278,7 @@ class _Pass:
             kind = self._kind_of_named(head, place)
         match kind:
             case "empty":
-                self._empty.append(place.where)
+                self._meet(_EMPTY, f"{place.where}: is empty (0 bytes), skipped")
             case "binary" | "unknown":
                 self._skip_file(place)
             case "gzip" | "zstd" | "bzip2" | "xz":
@@ -287,35 +286,33 @@ class _Pass:
                 yield from self._documents(inner, place.inner(name=unwrapped(place.name)))
             case "zip":
                 with self._seekable(stream, place) as file, open_zip(file, place.where) as archive:
-                    members = zip_members(archive, place.where, place.expansion)
-                    yield from self._members(members, place)
+                    for member in zip_members(archive, place.where, place.expansion):
+                        yield from self._documents(member.stream, place.member(member))
             case "tar":
-                members = tar_members(stream, place.where, place.expansion, self._reading.warn)
-                yield from self._members(members, place)
+                warn = self._reading.warn
+                for member in tar_members(stream, place.where, place.expansion, warn):
+                    yield from self._documents(member.stream, place.member(member))
             case _:
                 self._read += 1
                 yield from self._content(kind, stream, place)
 
     def _content(
-        self, kind: Any, stream: io.BufferedReader[Any], place: _Place
+        self, kind: Kind, stream: io.BufferedReader[Any], place: _Place
     ) -> Iterator[Document | None]:
-        if kind == "text":
-            yield from self._text(stream, place)
-        elif kind == "jsonl":
-            yield from self._table(json_rows(self._decode(stream, place), place.where), place)
-        elif kind == "csv":
-            rows = csv_rows(self._decode(stream, place), place.where, place.name)
-            yield from self._table(rows, place)
-        elif kind == "parquet":
-            yield from self._parquet(stream, place)
-        elif kind == "html":
-            yield self._html(stream, place)
-        else:
-            yield self._epub(stream, place)
-
-    def _members(self, members: Iterator[Member], place: _Place) -> Iterator[Document | None]:
-        for member in members:
-            yield from self._documents(member.stream, place.member(member))
+        match kind:
+            case "jsonl":
+                yield from self._table(json_rows(self._decode(stream, place), place.where), place)
+            case "csv":
+                rows = csv_rows(self._decode(stream, place), place.where, place.name)
+                yield from self._table(rows, place)
+            case "parquet":
+                yield from self._parquet(stream, place)
+            case "html":
+                yield self._html(stream, place)
+            case "epub":
+                yield self._epub(stream, place)
+            case _:
+                yield from self._text(stream, place)
 
     def _seekable(self, stream: io.BufferedReader[Any], place: _Place) -> IO[bytes]:
         return stream if place.path else spooled(stream, place.where)
@@ -343,6 +340,8 @@ class _Pass:
                 f"{self._reading.option}encoding utf-16-le",
             )
         ending = PurePosixPath(place.name).suffix.lower() or "no ending"
+        if self._passed >= self._skip:
+            self._reading.count("files of kinds that are not read", 1)
         self._skipped[ending] += 1
         self._skipped_example = place.where
 
@@ -358,19 +357,25 @@ class _Pass:
             undecodable=None if reading.refuse_undecodable else self._undecodable,
         )
 
+    def _meet(self, what: str, message: str, amount: int = 1) -> None:
+        """Count something, and say the first few; what was met before the document that the
+        cursor points to was counted then."""
+        if self._passed < self._skip:
+            return
+        self._reading.count(what, amount)
+        self._met[what] += 1
+        if self._met[what] <= _NAMED:
+            self._reading.warn(message)
+
     def _undecodable(self, where: str, count: int, first: int) -> None:
-        self._reading.count("undecodable bytes", count)
-        self._undecodable_files += 1
-        if self._undecodable_files <= _NAMED:
-            self._reading.warn(
-                f"{where}: bytes that do not fit its encoding: {count:,}, the first at offset "
-                f"{first:,}; each became U+FFFD"
-            )
+        message = (
+            f"{where}: bytes that do not fit its encoding: {count:,}, the first at offset "
+            f"{first:,}; each became U+FFFD"
+        )
+        self._meet("undecodable bytes", message, count)
 
     def _too_long(self, where: str) -> None:
-        if self._passed >= self._skip:
-            self._reading.count("too long", 1)
-            self._reading.warn(f"{where}: is too long to be held in memory, left out")
+        self._meet("too long", f"{where}: is too long to be held in memory, left out")
 
     def _text(self, stream: io.BufferedReader[Any], place: _Place) -> Iterator[Document]:
         pieces = _pieces(self._decode(stream, place))
@@ -388,37 +393,47 @@ class _Pass:
                 self._too_long(where)
                 yield None
                 continue
+            option = self._reading.option
             if column is None:
-                wanted, option = self._reading.text_column, self._reading.option
+                wanted = self._reading.text_column
                 column = find_text_column(row.keys(), wanted, where, option)
-            document = document_of(row, column, place.source, where, self._reading.option)
+            keep_all = self._reading.keep_all
+            document = document_of(row, column, place.source, where, option, keep_all=keep_all)
             if place.file:
                 document.meta.setdefault("file", place.file)
             yield document
 
     def _parquet(self, stream: io.BufferedReader[Any], place: _Place) -> Iterator[Document | None]:
         try:
-            table = open_parquet(place.path or spooled(stream, place.where))
-            schema = table.schema_arrow
-            if schema.names == SCHEMA.names:  # a shard of documents, which say where they are from
-                place = replace(place, file="")
-            names = [field.name for field in schema if is_text(field.type)]
-            wanted, option = self._reading.text_column, self._reading.option
-            column = find_text_column(names, wanted, place.where, option)
-            kept = [name for name in KEPT if name in schema.names and name != column]
-
-            def on_rows(count: int) -> None:
-                if place.path and count:
-                    self._reading.on_bytes(place.bytes * count // table.metadata.num_rows)
-
-            rows = parquet_rows(table, column, kept, place.where, skip=self._skips, on_rows=on_rows)
-            yield from self._table(rows, place, column)
+            with (
+                self._seekable(stream, place) as file,
+                open_parquet(place.path or file) as table,
+            ):
+                yield from self._parquet_rows(table, place)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            problem = str(error).partition("\n")[0]
             raise HornbookError(
-                f"is not a readable Parquet file ({str(error).splitlines()[0]})",
+                f"is not a readable Parquet file ({problem})",
                 where=place.where,
                 hint="Download it or make it again",
             ) from error
+
+    def _parquet_rows(self, table: pq.ParquetFile, place: _Place) -> Iterator[Document | None]:
+        schema = table.schema_arrow
+        if schema.names == SCHEMA.names:  # a shard of documents, which say where they are from
+            place = replace(place, file="")
+        wanted, option = self._reading.text_column, self._reading.option
+        names, others = text_columns(schema)
+        column = find_text_column(names, wanted, place.where, option, others=others)
+        wanted_too = schema.names if self._reading.keep_all else KEPT
+        kept = [name for name in wanted_too if name in schema.names and name != column]
+
+        def on_rows(count: int) -> None:
+            if place.path and count:
+                self._reading.on_bytes(place.bytes * count // table.metadata.num_rows)
+
+        rows = parquet_rows(table, column, kept, place.where, skip=self._skips, on_rows=on_rows)
+        yield from self._table(rows, place, column)
 
     def _skips(self, count: int) -> bool:
         """Whether so many documents may be passed over unread; then they are."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -44,27 +43,6 @@ class RemoteFile:
     sha256: str | None = None
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """A file that is here, or the error that keeps it away.
-
-    Args:
-        number: of the file in the list.
-        file: what was asked for.
-        path: where it is; None: it is not.
-        error: why not.
-    """
-
-    number: int
-    file: RemoteFile
-    path: Path | None
-    error: DownloadError | None = None
-
-
-class _Stopped(Exception):
-    """Ends a download in its thread; what came stays for the next run."""
-
-
 def fetch_files(
     files: Sequence[RemoteFile],
     client: PoliteClient,
@@ -74,18 +52,15 @@ def fetch_files(
     ahead: int = 2,
     headers: Mapping[str, str] | None = None,
     note: Callable[[str], None],
-) -> Generator[Fetched, None, None]:
-    """Yield the files from number `first` on, in order; `ahead` of them are downloaded at a time.
+) -> Generator[tuple[int, Path | DownloadError], None, None]:
+    """Yield the files from number `first` on, in order: the number, and where the file is or why it
+    could not be had. `ahead` of them are downloaded at a time.
 
-    Files go to FOLDER/NUMBER/NAME. Removing them is up to the caller.
+    Files go to FOLDER/NUMBER/NAME. Removing them is up to the caller. Closing this ends the
+    downloads and closes the client; what came of a file stays for the next run.
     """
-    stop = threading.Event()
 
-    def on_bytes(count: int) -> None:
-        if stop.is_set():
-            raise _Stopped
-
-    def fetch(number: int) -> Fetched:
+    def fetch(number: int) -> Path | DownloadError:
         file, path = files[number], _path(folder, number, files[number])
         try:
             if not path.exists():
@@ -93,22 +68,21 @@ def fetch_files(
                     client,
                     file.url,
                     path,
-                    label=file.path,
+                    label=None,  # several at a time: `note` tells how far they are
                     largest=_NO_LIMIT if file.bytes is None else file.bytes,
                     sha256=file.sha256,
                     headers=headers,
-                    on_bytes=on_bytes,
                 )
             if file.bytes not in (None, path.stat().st_size):
                 path.unlink()
                 raise DownloadError(f"has not the {file.bytes:,} bytes that were announced")
         except DownloadError as error:
-            return Fetched(number, file, None, error)
-        return Fetched(number, file, path)
+            return error
+        return path
 
     pool = ThreadPoolExecutor(ahead, "download")
     upcoming = iter(range(first, len(files)))
-    waiting: deque[tuple[int, Future[Fetched]]] = deque()
+    waiting: deque[tuple[int, Future[Path | DownloadError]]] = deque()
     try:
         while True:
             for number in itertools.islice(upcoming, ahead + 1 - len(waiting)):
@@ -118,15 +92,18 @@ def fetch_files(
             number, future = waiting.popleft()
             while not wait([future], TOLD_SECONDS).done:
                 note(_progress(files[number], _path(folder, number, files[number])))
-            yield future.result()
+            yield number, future.result()
     finally:
-        stop.set()
+        client.close()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _path(folder: Path, number: int, file: RemoteFile) -> Path:
-    """Where a file goes: under a name made of the one that the server chose; its ending stays."""
-    name = re.sub(r"[^\w.-]", "_", PurePosixPath(file.path).name)[-100:].lstrip(".")
+    """Where a file goes: under a name made of the one that the server chose; its ending stays.
+
+    60 characters have at most 240 bytes, and names may have 255.
+    """
+    name = re.sub(r"[^\w.-]", "_", PurePosixPath(file.path).name)[-60:].lstrip(".")
     return folder / f"{number:05d}" / (name or "file")
 
 

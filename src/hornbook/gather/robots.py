@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -30,23 +29,14 @@ LARGEST_BYTES = 512 * 1024
 LONGEST_DELAY_S = 60.0
 
 
-@dataclass(frozen=True)
-class RobotsFile:
-    """What a server answered when asked for robots.txt.
-
-    Args:
-        status: HTTP status; None: it did not answer, after several tries.
-        content: the first `LARGEST_BYTES`.
-    """
-
-    status: int | None
-    content: bytes = b""
+Answer = tuple[int | None, bytes]
+"""HTTP status (None: no answer, after several tries), and the first `LARGEST_BYTES`."""
 
 
 class Robots:
     """The robots.txt of every host that is met; safe to use from several threads."""
 
-    def __init__(self, fetch: Callable[[str], RobotsFile], clock: Clock):
+    def __init__(self, fetch: Callable[[str], Answer], clock: Clock):
         self._fetch, self._clock = fetch, clock
         self._rules: dict[str, tuple[float, Protego]] = {}
         self._lock = threading.Lock()
@@ -70,12 +60,12 @@ class Robots:
         with self._lock:
             fetched, rules = self._rules.get(root, (0.0, None))
             if rules is None or self._clock.now() - fetched > FRESH_S:
-                rules = _parse(self._fetch(f"{root}/robots.txt"), root)
+                rules = _parse(*self._fetch(f"{root}/robots.txt"), root)
                 self._rules[root] = self._clock.now(), rules
             return rules
 
 
-def _parse(answer: RobotsFile, root: str) -> Protego:
+def _parse(status: int | None, content: bytes, root: str) -> Protego:
     try:
         from protego import Protego
     except ImportError as error:
@@ -83,12 +73,12 @@ def _parse(answer: RobotsFile, root: str) -> Protego:
             "reading robots.txt needs the package protego",
             hint="pip install 'hornbook[gather]'",
         ) from error
-    if answer.status is None or answer.status >= 500 or answer.status == 429:
-        said = f"answers HTTP {answer.status}" if answer.status else "does not answer"
+    if status is None or status >= 500 or status == 429:
+        said = f"answers HTTP {status}" if status else "does not answer"
         raise StopGathering(
             f"the server {said} when asked for robots.txt, which forbids all until it works",
             where=f"{root}/robots.txt",
             hint="Run the same command again later: it goes on from here",
         )
-    allowed = answer.content if 200 <= answer.status < 300 else b""  # 4xx: there are no rules
-    return Protego.parse(allowed.decode("utf-8-sig", "replace"))
+    rules = content if 200 <= status < 300 else b""  # 4xx: there are no rules
+    return Protego.parse(rules.decode("utf-8-sig", "replace"))

@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import quote_plus, urlsplit
 
 from hornbook.documents import Document
-from hornbook.errors import HornbookError
-from hornbook.gather.client import FetchError, Page, PoliteClient, Politeness, RobotsForbid
+from hornbook.errors import HornbookError, check_limits
+from hornbook.gather.client import FetchError, PoliteClient, Politeness, RobotsForbid
 from hornbook.gather.config import SiteConfig
 from hornbook.gather.html import canonical_url, decode_page, links, read_page
 from hornbook.gather.site_profiles import find_profile
@@ -31,10 +31,14 @@ _CHALLENGE = re.compile(
 )
 
 
+LONGEST_CHALLENGE = 20_000
+"""Characters of a page that asks whether one is a robot. A guess: those of the large providers are
+below 10,000, while an article may have a captcha beside its form for comments."""
+
+
 class SiteSource:
     """Articles of a web site."""
 
-    name = "britannica"
     replayable = False
 
     def __init__(self, config: SiteConfig):
@@ -55,6 +59,7 @@ class SiteSource:
             raise HornbookError("nothing to search for was named", where="--queries")
         if urlsplit(site).scheme not in ("http", "https"):
             raise HornbookError(f"{site!r} is not an http or https address", where="--site")
+        check_limits(config, "britannica", [("pages", config.pages >= 1, "1 or more")])
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings and the profile."""
@@ -90,14 +95,17 @@ class SiteSource:
                 else:
                     document = self._article(item, client, gathering)
             except FetchError as error:
-                final = self._final_state(item, error)
-                failures += not final
+                state = self._final_state(item, error)
+                failures += state == "failed"
                 if failures == MOST_FAILURES:
-                    raise self._stopped(f"{failures} pages could not be had: {error}") from error
-                state = final or "failed"
+                    raise StopGathering(
+                        f"{failures} pages could not be had: {error}",
+                        where=self._profile.site,
+                        hint="Run the same command again later: it goes on from here",
+                    ) from error
                 items.set(item.key, state, str(error))
                 gathering.count(f"pages {state}")
-                if not final:
+                if state == "failed":
                     continue  # kept as failed only once a later page works; else it is tried again
             failures = 0
             taken += document is not None
@@ -131,19 +139,18 @@ class SiteSource:
 
     def _article(self, item: Item, client: PoliteClient, gathering: Gathering) -> Document | None:
         html, url = self._get(client, item.key)
-        profile = self._profile
-        page = read_page(html, extractor=self._config.extractor, selector=profile.selector)
-        address = canonical_url(html, url)
-        if not self._is_article(address):
-            address = url
+        address = next(filter(self._is_article, (canonical_url(html, url), url)), "")
         known = gathering.items.get(address)
-        if address != item.key and known and known.state == "done":
-            gathering.items.set(item.key, "the same as another")
-            gathering.count("the same as another page")
+        if not address or (address != item.key and known and known.state == "done"):
+            why = "the same as another page" if address else "pages that lead to no article"
+            gathering.items.set(item.key, why)
+            gathering.count(why)
             return None
         gathering.items.add([address])
         gathering.items.set(address, "done")
         gathering.items.set(item.key, "done")
+        profile = self._profile
+        page = read_page(html, extractor=self._config.extractor, selector=profile.selector)
         if not page.text:
             gathering.count("pages without text")
             return None
@@ -160,35 +167,28 @@ class SiteSource:
     def _get(self, client: PoliteClient, url: str) -> tuple[str, str]:
         """A page and the address where it was found. Raises `FetchError`, `StopGathering`."""
         try:
-            page: Page = client.get(url, accept="text/html,application/xhtml+xml")
+            page = client.get(url, accept="text/html,application/xhtml+xml")
         except FetchError as error:
             body = error.body.decode("utf-8", "replace")
             if error.status in (401, 403) or _CHALLENGE.search(body):
                 raise self._refused(f"refuses us ({error})") from error
             raise
         html = decode_page(page.content, page.encoding)
-        if len(html) < 100_000 and _CHALLENGE.search(html):
+        if len(html) < LONGEST_CHALLENGE and _CHALLENGE.search(html):
             raise self._refused("asks whether we are a robot")
         return html, page.url
 
     def _final_state(self, item: Item, error: FetchError) -> str:
-        """What becomes of a page that cannot be had; empty where it may work later."""
+        """What becomes of a page that cannot be had; "failed" where it may work later."""
         if isinstance(error, RobotsForbid):
             if item.state == "search":
                 raise self._refused(f"forbids robots its search pages ({error})") from error
             return "forbidden by robots.txt"
-        return "gone" if error.status in (404, 410) else ""
+        return "gone" if error.status in (404, 410) else "failed"
 
     def _refused(self, what: str) -> StopGathering:
         return StopGathering(
             what,
             where=self._profile.site,
             hint="This is not worked around. Ask the site's owner; what was gathered is kept",
-        )
-
-    def _stopped(self, what: str) -> StopGathering:
-        return StopGathering(
-            what,
-            where=self._profile.site,
-            hint="Run the same command again later: it goes on from here",
         )

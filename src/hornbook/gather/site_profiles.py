@@ -9,6 +9,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -65,6 +66,14 @@ PROFILES = {
 }
 
 
+_KINDS: dict[str, tuple[Any, str]] = {
+    "queries": (list, "a list"),
+    "seconds_between": ((int, float), "a number"),
+    "search_pages": (int, "a whole number"),
+}
+"""What the values of a profile are that are no text."""
+
+
 def find_profile(name: str, file: str | None = None) -> Profile:
     """The profile in `file`, or the built-in one called `name`.
 
@@ -77,13 +86,13 @@ def find_profile(name: str, file: str | None = None) -> Profile:
         raise HornbookError(
             f"there is no profile {name!r}",
             where="--profile",
-            hint=nearest(name, PROFILES) or "Write your own: --profile_file FILE.yaml",
+            hint=nearest(name, PROFILES) or "Write your own: --profile-file FILE.yaml",
         )
     return PROFILES[name]
 
 
 def _read(path: Path) -> Profile:
-    fields = {field.name: field for field in dataclasses.fields(Profile)}
+    fields = [field.name for field in dataclasses.fields(Profile)]
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -91,21 +100,24 @@ def _read(path: Path) -> Profile:
         raise HornbookError(f"is not a readable profile ({what})", where=path) from None
     if not isinstance(given, dict):
         raise HornbookError("is not a profile", where=path, hint=f"Its keys: {', '.join(fields)}")
-    for key in given:
+    for key, value in given.items():
         if key not in fields:
             raise HornbookError(
                 f"has an unknown key {key!r}", where=path, hint=nearest(str(key), fields)
             )
+        kind, meant = _KINDS.get(key, (str, "text; put it in quotes"))
+        if not isinstance(value, kind):
+            raise HornbookError(f"{key} has to be {meant}", where=path)
     missing = [each for each in ("name", "site", "search", "article") if not given.get(each)]
     if missing:
         raise HornbookError(f"lacks {', '.join(missing)}", where=path)
-    given["queries"] = tuple(given.get("queries", ()))
+    given["queries"] = tuple(map(str, given.get("queries", ())))
     try:
         profile = Profile(**given)
         re.compile(profile.article)
         profile.search.format(query="", page=1)
         if not 0 < profile.seconds_between < 3600 or profile.search_pages < 1:
             raise ValueError("seconds_between and search_pages have to be more than 0")
-    except (TypeError, ValueError, KeyError, IndexError, re.error) as error:
+    except (ValueError, KeyError, IndexError, AttributeError, re.error) as error:
         raise HornbookError(f"is not a profile that works ({error})", where=path) from None
     return profile

@@ -8,7 +8,7 @@ document.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +18,7 @@ from hornbook.errors import HornbookError
 
 if TYPE_CHECKING:
     from hornbook.gather.client import PoliteClient, Politeness
+    from hornbook.gather.journal import ItemTable
 
 Cursor = dict[str, Any]
 """Where a source is, as JSON; `{}` is its beginning."""
@@ -58,22 +59,13 @@ class Item:
     value: str
 
 
-class Items(Protocol):
-    """Queues and visited sets in the journal (`journal.ItemTable`), part of its transactions."""
-
-    def add(self, keys: Iterable[str], state: str = "todo", value: str = "") -> int: ...
-    def next(self, limit: int, state: str = "todo") -> list[Item]: ...
-    def get(self, key: str) -> Item | None: ...
-    def set(self, key: str, state: str, note: str = "") -> None: ...
-    def count(self) -> dict[str, int]: ...
-
-
 class Gathering(Protocol):
     """What a source is handed: the tools that all sources share (`tools.Tools`)."""
 
     @property
-    def items(self) -> Items:
-        """The source's own part of the journal; for the thread that asks for documents alone."""
+    def items(self) -> ItemTable:
+        """Queues and visited sets in the journal, part of its transactions; for the thread that
+        asks for documents alone."""
 
     @property
     def workers(self) -> int:
@@ -96,8 +88,9 @@ class Gathering(Protocol):
     def quarantine(self, key: str, why: str, text: str = "") -> None:
         """Keep what could not be read in OUT/quarantine.jsonl."""
 
-    def note(self, message: str) -> None:
-        """Print a line above the progress bar."""
+    @property
+    def note(self) -> Callable[[str], None]:
+        """Prints a line above the progress bar."""
 
 
 class Source(Protocol):

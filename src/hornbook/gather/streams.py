@@ -83,8 +83,9 @@ _ENDINGS: dict[str, Kind] = {
 _WRAPPED = dict.fromkeys((".gz", ".zst", ".bz2", ".xz"), "")
 _WRAPPED |= dict.fromkeys((".tgz", ".tzst", ".tbz2", ".txz"), ".tar")
 _EPUB = b"mimetypeapplication/epub+zip"
-_HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype\s+html|html)\b", re.IGNORECASE)
-_OBJECT_ON_ONE_LINE = re.compile(rb'\s*\{[ \t]*["}]')
+_MARK = rb"(?:\xef\xbb\xbf)?"  # UTF-8's byte-order mark
+_HTML = re.compile(_MARK + rb"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype\s+html|html)\b", re.IGNORECASE)
+_OBJECT_ON_ONE_LINE = re.compile(_MARK + rb'\s*\{[ \t]*["}]')
 
 
 def kind_of(head: bytes, name: str, encoding: str) -> Kind:
@@ -124,7 +125,7 @@ def looks_like_jsonl(head: bytes) -> bool:
     return bool(_OBJECT_ON_ONE_LINE.match(head))
 
 
-class CountedFile(io.FileIO):
+class _CountedFile(io.FileIO):
     """A file that tells how many bytes were read from it."""
 
     def __init__(self, path: Path, on_bytes: Callable[[int], None]):
@@ -136,6 +137,20 @@ class CountedFile(io.FileIO):
         count = super().readinto(buffer) or 0
         self._on_bytes(count)
         return count
+
+
+def open_file(
+    path: Path, on_bytes: Callable[[int], None] = lambda count: None
+) -> io.BufferedReader[Any]:
+    """Open a file for reading; `on_bytes` is told how many bytes were read each time."""
+    try:
+        return io.BufferedReader(_CountedFile(path, on_bytes), BLOCK)
+    except OSError as error:
+        raise HornbookError(
+            f"cannot be read ({error.strerror})",
+            where=path,
+            hint="Change its permissions, or leave it out",
+        ) from error
 
 
 class Expansion:

@@ -7,6 +7,7 @@ held. Needs about one row of memory, and 16 MB of Parquet rows.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
@@ -89,7 +90,7 @@ def csv_rows(blocks: Iterable[str], where: str, name: str) -> Iterator[Row]:
     text = _csv_lines(blocks, where)
     header_line = next(text, "")
     delimiter = "\t" if PurePosixPath(name).suffix.lower() == ".tsv" else _delimiter(header_line)
-    reader = csv.reader(_before(header_line, text), delimiter=delimiter, strict=True)
+    reader = csv.reader(itertools.chain([header_line], text), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     while (row := _next_csv_row(reader, where)) is not None:
         place = f"{where}, line {reader.line_num:,}"
@@ -102,7 +103,7 @@ def csv_rows(blocks: Iterable[str], where: str, name: str) -> Iterator[Row]:
                 hint="A field that holds the delimiter has to be in quotation marks",
             )
         elif row:
-            yield dict(zip(header, row, strict=False)), place
+            yield dict(itertools.zip_longest(header, row, fillvalue="")), place
 
 
 def _csv_lines(blocks: Iterable[str], where: str) -> Iterator[str]:
@@ -124,9 +125,10 @@ def _delimiter(header: str) -> str:
     return max(",;\t|", key=columns)
 
 
-def _before(line: str, rest: Iterator[str]) -> Iterator[str]:
-    yield line
-    yield from rest
+def csv_line(values: Iterable[str]) -> str:
+    """A line of CSV. All in quotation marks: unquoted, a carriage return or an empty row would not
+    come back."""
+    return ",".join('"' + value.replace('"', '""') + '"' for value in values) + "\n"
 
 
 def _next_csv_row(reader: Any, where: str) -> list[str] | None:
@@ -175,14 +177,14 @@ def parquet_rows(
         skip: asked with the rows of each row group: whether all of them are passed over unread.
         on_rows: told how many rows were read.
     """
+    columns = [column, *kept]
     for group in range(table.num_row_groups):
         count = table.metadata.row_group(group).num_rows
         if skip(count):
             on_rows(count)
             continue
-        for batch in table.iter_batches(
-            _batch_rows(table, group, column), row_groups=[group], columns=[column, *kept]
-        ):
+        rows = _batch_rows(table, group, columns)
+        for batch in table.iter_batches(rows, row_groups=[group], columns=columns):
             on_rows(len(batch))
             if batch.nbytes <= LONGEST_ROW:
                 yield from ((row, where) for row in batch.to_pylist())
@@ -193,11 +195,12 @@ def parquet_rows(
                 yield (row.to_pylist()[0] if fits else None), where
 
 
-def _batch_rows(table: pq.ParquetFile, group: int, column: str) -> int:
-    """Rows to read at once, so that they are about `_BATCH_BYTES` of text."""
+def _batch_rows(table: pq.ParquetFile, group: int, columns: list[str]) -> int:
+    """Rows to read at once, so that they are about `_BATCH_BYTES`."""
     metadata = table.metadata.row_group(group)
     chunks = (metadata.column(number) for number in range(metadata.num_columns))
-    size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == column)
+    mine = (each for each in chunks if each.path_in_schema.partition(".")[0] in columns)
+    size = sum(each.total_uncompressed_size for each in mine)
     return int(max(1, min(_MOST_ROWS, _BATCH_BYTES * metadata.num_rows // max(1, size))))
 
 
@@ -213,8 +216,21 @@ def open_parquet(file: Any) -> pq.ParquetFile:
     return pq.ParquetFile(file, buffer_size=BLOCK)
 
 
+def text_columns(schema: pa.Schema) -> tuple[list[str], list[str]]:
+    """Names of the columns that can hold the text; and the others, as `name (why not)`."""
+    names, others = [], []
+    for field in schema:
+        if schema.names.count(field.name) > 1:
+            others.append(f"{field.name} (more than once)")
+        elif is_text(field.type):
+            names.append(field.name)
+        else:
+            others.append(f"{field.name} ({field.type})")
+    return names, others
+
+
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type can hold the text."""
+    """Whether a column of this type can hold text."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)

@@ -10,13 +10,13 @@ import dataclasses
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hornbook.files import disk_errors
 from hornbook.gather.config import GatherConfig
-from hornbook.gather.journal import Journal
+from hornbook.gather.journal import WORK, Journal
 from hornbook.progress import say
 
 if TYPE_CHECKING:
@@ -34,31 +34,27 @@ class Tools:
         self._config, self._out, self._journal, self._name = config, out, journal, name
         self.items = journal.items(name)
         self.workers = config.workers or _processors()
-        self.work = out / "work" / name
+        self.work = out / WORK / name
         self.counts: Counter[str] = Counter()
         self.clients: list[PoliteClient] = []
         self._closing = contextlib.ExitStack()
         self._quarantined: set[str] | None = None
-        self.say = say
+        self.note: Callable[[str], None] = say
 
     def __enter__(self) -> Tools:
         with disk_errors(self._out):
             self.work.mkdir(parents=True, exist_ok=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._closing.close()
 
     def part(self, name: str) -> Tools:
         """The same with items and a folder of its own; counters and clients are shared."""
         part = Tools(self._config, self._out, self._journal, f"{self._name}/{name}".strip("/"))
         part.counts, part.clients, part._closing = self.counts, self.clients, self._closing
-        part.quarantine, part.note = self.quarantine, self.note  # type: ignore[method-assign]
+        part.note = self.note
+        part.quarantine = self.quarantine  # type: ignore[method-assign]
         return part.__enter__()
 
     def client(self, politeness: Politeness, *, secrets: tuple[str, ...] = ()) -> PoliteClient:
@@ -86,10 +82,6 @@ class Tools:
     def count(self, what: str, amount: int = 1) -> None:
         """Add to a line of the closing table."""
         self.counts[what] += amount
-
-    def note(self, message: str) -> None:
-        """Print a line above the progress bar."""
-        self.say(message)
 
     def quarantine(self, key: str, why: str, text: str = "") -> None:
         """Keep what could not be read, once; a killed gathering may meet it again."""

@@ -125,7 +125,7 @@ def _translated(error: Exception) -> Exception:
             _STOP[name],
             where="youtube",
             hint="Run the same command again in some hours: it goes on from here; a larger "
-            "--seconds_between lasts longer",
+            "--seconds-between lasts longer",
         )
     return TranscriptFailed(name)
 

@@ -19,9 +19,8 @@ from hornbook.errors import HornbookError
 from hornbook.files import read_list
 from hornbook.gather.client import Politeness
 from hornbook.gather.config import UrlConfig
-from hornbook.gather.download import shown
+from hornbook.gather.download import DownloadError, shown
 from hornbook.gather.remote_files import (
-    Fetched,
     RemoteFile,
     fetch_files,
     is_worth_another_run,
@@ -65,24 +64,24 @@ class UrlSource:
         missing = cursor.get("missing", 0)
         files = fetch_files(self._files, client, gathering.work, first=begin, note=gathering.note)
         with contextlib.closing(files):
-            for fetched in files:
-                at = within if fetched.number == begin else 0
-                if fetched.path is None:
+            for number, found in files:
+                file = self._files[number]
+                if isinstance(found, DownloadError):
                     missing += 1
-                    self._leave_out(fetched, missing, gathering)
+                    self._leave_out(file, found, missing, gathering)
                 else:
-                    column = self._config.text_column
-                    for document, count, bytes in read_file(fetched.path, column, at, gathering):
-                        place = {"file": fetched.number, "documents": count, "missing": missing}
-                        yield Gathered(_own(document, fetched.file.url), place, bytes)
-                place = {"file": fetched.number + 1, "documents": 0, "missing": missing}
+                    done, column = within if number == begin else 0, self._config.text_column
+                    for document, count, bytes in read_file(found, column, done, gathering):
+                        place = {"file": number, "documents": count, "missing": missing}
+                        yield Gathered(_own(document, file.url), place, bytes)
+                place = {"file": number + 1, "documents": 0, "missing": missing}
                 yield Gathered(None, place)
 
-    def _leave_out(self, fetched: Fetched, missing: int, gathering: Gathering) -> None:
-        error = fetched.error
-        assert error is not None
-        where = shown(fetched.file.url)
-        if fetched.file.sha256 and "sha256" in str(error):
+    def _leave_out(
+        self, file: RemoteFile, error: DownloadError, missing: int, gathering: Gathering
+    ) -> None:
+        where = shown(file.url)
+        if file.sha256 and "sha256" in str(error):
             raise HornbookError(str(error), where=where, hint="Is the hash right? Who changed it?")
         if is_worth_another_run(error):
             raise StopGathering(
@@ -118,7 +117,7 @@ def _file(line: str) -> RemoteFile:
     if not right or found is None or parts is None:
         raise HornbookError(
             "is not an http(s) address, or its hash is not sha256=HEX with 64 digits",
-            where=shown(line) if "@" in line else line,
+            where=line.rpartition("@")[2],  # without a password
             hint="Files of this machine: hornbook gather files",
         )
     name = unquote(parts.path.rpartition("/")[2]) or parts.hostname or ""

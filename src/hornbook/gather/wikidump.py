@@ -3,11 +3,12 @@
 In: dump files. Out: a document for each article, in the order of the dump, and in the closing table
 what was left out. A dump that is half downloaded is read to where it ends, and read on from there
 when it has been completed. Each step's cursor: file, offset of the block, pages of it that are
-done, and the templates whose losses are counted by name.
+done, whether the file has ended before it, and the templates whose losses are counted by name.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from hornbook.gather.dump_pages import BlockResult, PageResult, Task, read_block
 from hornbook.gather.dump_workers import Workers
 from hornbook.gather.dump_xml import open_dump
 from hornbook.gather.source import Cursor, Gathered, Gathering, Size
+from hornbook.gather.wikitext_nodes import require_mwparserfromhell
 
 MOST_NAMES = 500
 """Templates that are counted by name; the English Wikipedia has several 100,000 that show no
 prose, most of them boxes of one subject each."""
+
+_DUMP = re.compile(r"\.xml(-p\d+p\d+)?(\.bz2)?$")
 
 
 class WikidumpSource:
@@ -36,7 +40,7 @@ class WikidumpSource:
         if config.page_seconds <= 0:
             raise HornbookError("must be above 0", where="--page-seconds")
         self._config = config
-        self._paths = [path for each in config.inputs for path in _dumps(Path(each))]
+        self._paths = [path for each in config.inputs for path in dumps_of(Path(each))]
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings; not the files' sizes, since a dump that was cut off may be completed."""
@@ -44,7 +48,6 @@ class WikidumpSource:
         return {
             "files": [path.name for path in self._paths],
             "namespaces": sorted(config.namespaces),
-            "parser": config.parser,
             "wiki": config.wiki,
         }
 
@@ -53,37 +56,50 @@ class WikidumpSource:
         return Size(bytes=sum(path.stat().st_size for path in self._paths))
 
     def documents(self, cursor: Cursor, gathering: Gathering) -> Iterator[Gathered]:
-        """The articles after `cursor`. Raises `HornbookError` at a dump's early end."""
-        names: tuple[str, ...] = tuple(cursor.get("names", ()))
-        first, offset = cursor.get("file", 0), cursor.get("offset", 0)
-        done = cursor.get("pages", 0)
+        """The articles after `cursor`.
+
+        Raises:
+            HornbookError: a dump ends early or is damaged, or mwparserfromhell is missing.
+        """
+        require_mwparserfromhell()  # the workers need it; a missing one would be each page's fault
         with Workers(read_block, gathering.workers, self._config.page_seconds) as workers:
-            for number in range(first, len(self._paths)):
-                ended = False
-                for task, result in workers.results(self._tasks(number, offset)):
-                    for at, page in enumerate(result.pages[done:], done + 1):
-                        names = _count(page, names, gathering)
-                        if page.document is not None:
-                            here = _cursor(number, task.block.start, at, names)
-                            yield Gathered(page.document, here)
-                    done = 0
-                    self._check(number, task, result)
-                    ended = result.ended
-                    after = _cursor(number, task.block.end, 0, names)
-                    yield Gathered(None, after, task.block.file_bytes)
-                if not ended:
+            for number in range(cursor.get("file", 0), len(self._paths)):
+                for step in self._dump(number, cursor, workers, gathering):
+                    cursor = step.cursor
+                    yield step
+                if not cursor.get("ended"):
                     raise _cut_off(self._paths[number])
-                offset = 0
+                cursor = {"names": cursor["names"]}
+
+    def _dump(
+        self,
+        number: int,
+        cursor: Cursor,
+        workers: Workers[Task, BlockResult],
+        gathering: Gathering,
+    ) -> Iterator[Gathered]:
+        """The steps of one dump."""
+        names: tuple[str, ...] = tuple(cursor.get("names", ()))
+        done = cursor.get("pages", 0)
+        for task, result in workers.results(self._tasks(number, cursor.get("offset", 0))):
+            for at, page in enumerate(result.pages[done:], done + 1):
+                names = _count(page, names, self._paths[number].name, gathering)
+                if page.document is not None:
+                    here = {"file": number, "offset": task.block.start, "pages": at, "names": names}
+                    yield Gathered(page.document, here)
+            done = 0
+            self._check(number, task, result)
+            end = {"file": number, "offset": task.block.end, "names": names, "ended": result.ended}
+            yield Gathered(None, end, task.block.file_bytes)
 
     def _tasks(self, number: int, offset: int) -> Iterator[Task]:
-        """A task for each block of a dump. At its end no block is left, but the last is read."""
-        config = self._config
+        """A task for each block of a dump."""
         site, blocks = open_dump(self._paths[number], offset)
-        wiki = config.wiki or site.base.rpartition("/")[0]
+        wiki = self._config.wiki or site.base.rpartition("/")[0]
         wiki = f"{wiki.rstrip('/')}/" if wiki else ""
-        namespaces = frozenset(config.namespaces)
+        namespaces = frozenset(self._config.namespaces)
         for block in blocks:
-            yield Task(block, site, wiki, namespaces, config.parser, config.page_seconds)
+            yield Task(block, site, wiki, namespaces)
 
     def _check(self, number: int, task: Task, result: BlockResult) -> None:
         path = self._paths[number]
@@ -105,15 +121,13 @@ def _cut_off(path: Path) -> HornbookError:
     )
 
 
-def _cursor(file: int, offset: int, pages: int, names: tuple[str, ...]) -> Cursor:
-    return {"file": file, "offset": offset, "pages": pages, "names": names}
-
-
-def _count(page: PageResult, names: tuple[str, ...], gathering: Gathering) -> tuple[str, ...]:
+def _count(
+    page: PageResult, names: tuple[str, ...], dump: str, gathering: Gathering
+) -> tuple[str, ...]:
     """Count what became of a page, for the closing table; the names that are counted by now."""
     if page.quarantined is not None:
         key, text = page.quarantined
-        gathering.quarantine(key, page.why, text)
+        gathering.quarantine(f"{dump}: {key}", page.why, text)
     elif page.why:
         gathering.count(page.why)
     for kind, amount in page.lost.items():
@@ -126,13 +140,17 @@ def _count(page: PageResult, names: tuple[str, ...], gathering: Gathering) -> tu
     return names
 
 
-def _dumps(path: Path) -> list[Path]:
-    """The file, or the dumps in the folder."""
+def dumps_of(path: Path) -> list[Path]:
+    """The file, or the dumps in the folder: parts, too (`...xml-p1p41242.bz2`), and of one that is
+    there in both forms the multistream one."""
     if path.is_dir():
-        found = sorted(each for each in path.glob("*.xml*") if each.is_file())
+        found = [each for each in sorted(path.glob("*.xml*")) if _DUMP.search(each.name)]
         if not found:
             raise HornbookError("holds no dump (*.xml, *.xml.bz2)", where=path)
-        return found
+        twice = {
+            each.name.replace("-multistream", "") for each in found if "-multistream" in each.name
+        }
+        return [each for each in found if each.name not in twice]
     if not path.is_file():
         raise HornbookError("no such file", where=path)
     return [path]

@@ -26,9 +26,11 @@ from hornbook.gather.client import Politeness
 from hornbook.gather.config import WikipediaConfig
 from hornbook.gather.dump_workers import Workers
 from hornbook.gather.mediawiki import LONGEST_TITLES, TITLES_AT_ONCE, About, Wiki, WikiPage
+from hornbook.gather.page_text import PAGE_SECONDS, Batch, read_batch
 from hornbook.gather.source import Cursor, Gathered, Gathering, Item, Size
-from hornbook.gather.wikipedia_text import PAGE_SECONDS, Batch, Read, read_batch
 from hornbook.gather.wikipedia_topics import TOPICS
+from hornbook.gather.wikitext import Text
+from hornbook.gather.wikitext_nodes import require_mwparserfromhell
 
 REQUESTS_PER_MINUTE = 200
 """What Wikimedia allows those who say who they are."""
@@ -64,6 +66,9 @@ class WikipediaSource:
             raise HornbookError(
                 "is not an http(s) address", where="--api-url", hint="https://WIKI/w/api.php"
             )
+        for name in ("pages", "per_topic"):
+            if getattr(config, name) < 1:
+                raise HornbookError("must be above 0", where=f"--{name.replace('_', '-')}")
         for title in config.titles:
             if set(title) & set("|\n\x1f"):
                 raise HornbookError("is no title of a page", where=f"--titles: {title!r}")
@@ -80,9 +85,11 @@ class WikipediaSource:
         """The articles, until the budget is used up or nothing is left.
 
         Raises:
-            HornbookError: there is no contact, no such wiki, or no page at all.
+            HornbookError: there is no contact, no such wiki, no page at all, or no
+                mwparserfromhell.
             StopGathering: the wiki is busy for long, or forbids.
         """
+        require_mwparserfromhell()
         wiki = self._open(gathering)
         if not cursor:
             titles = (title.replace("_", " ").strip() for title in self._config.titles)
@@ -147,7 +154,7 @@ class WikipediaSource:
         batch: list[Item],
         wiki: Wiki,
         about: About,
-        workers: Workers[Batch, list[Read]],
+        workers: Workers[Batch, list[Text | str]],
         gathering: Gathering,
     ) -> Iterator[Document | None]:
         """For each title its document, or None where it gives none."""
@@ -156,39 +163,42 @@ class WikipediaSource:
         pages = list(dict.fromkeys(page for page in found.values() if page is not None))
         task = Batch([(page.title, page.wikitext) for page in pages], about.hidden)
         ((_, texts),) = workers.results([task])
-        read = dict(zip((page.number for page in pages), texts, strict=True))
+        read = {page.number: text for page, text in zip(pages, texts, strict=True)}
         for item in batch:
             page = found[item.key]
+            outcome: Document | str
             if page is None:
-                why = "missing pages"
+                outcome = "missing pages"
             elif gathering.items.add([f"{_PAGE}{page.number}"], "taken") == 0:
-                why = "pages met again"
+                outcome = "pages met again"
             else:
                 if page.title != item.key[:1].upper() + item.key[1:]:
                     gathering.count("redirects")
-                why = self._unwanted(page, read[page.number])
                 if int(item.value) < self._config.depth and not page.is_disambiguation:
                     gathering.items.add(page.links, "linked", str(int(item.value) + 1))
-            if why == "quarantine" and page is not None:
-                gathering.quarantine(page.url, read[page.number].why, page.wikitext)
-            elif why:
+                outcome = self._document(page, read[page.number], about, gathering)
+            document = None if isinstance(outcome, str) else outcome
+            why = outcome if isinstance(outcome, str) else ""
+            if why:
                 gathering.count(why)
             gathering.items.set(item.key, "done", why)
-            yield None if why or page is None else self._document(page, read[page.number], about)
+            yield document
 
-    def _unwanted(self, page: WikiPage, read: Read) -> str:
-        """Why a page gives no document, or ""."""
+    def _document(
+        self, page: WikiPage, read: Text | str, about: About, gathering: Gathering
+    ) -> Document | str:
+        """The document of a page, or why it gives none; "" where the quarantine says why."""
         if page.namespace != 0:
             return "pages of other namespaces"
         if page.is_disambiguation:
             return "disambiguation pages"
         if page.model != "wikitext":
             return "pages that are not wikitext"
-        if read.why:
-            return "quarantine"
-        return "short pages" if len(read.text) < self._config.minimum_characters else ""
-
-    def _document(self, page: WikiPage, read: Read, about: About) -> Document:
+        if isinstance(read, str):
+            gathering.quarantine(page.url or page.title, read, page.wikitext)
+            return ""
+        if len(read.text) < self._config.minimum_characters:
+            return "short pages"
         return Document(
             text=read.text,
             source=self.name,

@@ -14,12 +14,19 @@ other languages, boxes, and templates that the table does not know. Done in two 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
-from hornbook.gather.wikitext_lines import clean_lines, protect, without_noncharacters
+from hornbook.gather.wikitext_lines import (
+    clean_lines,
+    protect,
+    without_entities,
+    without_noncharacters,
+)
 from hornbook.gather.wikitext_names import HIDDEN_NAMESPACES, LANGUAGE_PREFIXES, OPAQUE_TAGS
 from hornbook.gather.wikitext_templates import Arguments, template_key, template_text
 
@@ -68,8 +75,8 @@ class Page:
             return f"[[{target}]]" if label is None else f"[[{target}|{label}]]"  # outside link
         if target.startswith(":"):
             return label or target[1:]
-        prefix, colon, _ = target.partition(":")
-        if colon and _hidden(prefix.strip().lower(), self.hidden):
+        prefix = target.partition(":")[0].strip().lower() if ":" in target else ""
+        if prefix in self.hidden or prefix in LANGUAGE_PREFIXES:
             return ""
         return label or target
 
@@ -80,6 +87,7 @@ def to_text(
     title: str = "",
     hidden: frozenset[str] = HIDDEN_NAMESPACES,
     parser: str = "fast",
+    limit: AbstractContextManager[None] | None = None,
 ) -> Text:
     """The text that a reader of the rendered page reads.
 
@@ -88,9 +96,8 @@ def to_text(
         title: of the page, for templates that show it.
         hidden: namespaces (in lower case) whose links show no words: files, categories.
         parser: `fast` (which leaves what it is unsure of to the other) or `mwparserfromhell`.
-
-    mwparserfromhell can be slow without bound on wikitext made for it: where the text comes from
-    strangers in bulk, call this in a process that can be ended (`dump_workers`).
+        limit: entered while mwparserfromhell reads, which can take hours for wikitext made for it:
+            what comes from strangers is read in a process that is ended (`dump_workers`).
     """
     if parser == "fast":
         try:
@@ -100,7 +107,9 @@ def to_text(
     from hornbook.gather.wikitext_nodes import structure_by_nodes
 
     page = Page(title, hidden)
-    return _finish(structure_by_nodes(without_noncharacters(wikitext), page), page)
+    with limit or contextlib.nullcontext():
+        structure = structure_by_nodes(without_noncharacters(wikitext), page)
+    return _finish(structure, page)
 
 
 def fast_text(
@@ -113,7 +122,9 @@ def fast_text(
 
 def tag_text(name: str, content: str) -> str:
     """The words of a tag that has a language of its own inside: code, formulas; else none."""
-    if name in ("nowiki", "pre", "source", "syntaxhighlight"):
+    if name in ("nowiki", "pre"):
+        return protect(without_entities(content).strip("\n"))
+    if name in ("source", "syntaxhighlight"):
         return protect(content.strip("\n"))
     if name in ("math", "chem", "ce"):
         return protect(f"${content.strip()}$")
@@ -152,7 +163,7 @@ def _without_tags(wikitext: str) -> str:
 
 
 _BRACKETS = re.compile(
-    r"(\[\[[^\[\]{}|<>\n]+(?:\|[^\[\]{}|]*)?\]\]"  # a whole link that nothing is nested in
+    r"(\[\[[^\[\]{}|<>\n]++(?:\|[^\[\]{}|]*+)?\]\]"  # a whole link that nothing is nested in
     r"|\{\{+|\}\}+|\[\[|\]\]|\|)"
 )
 _EQUALS = protect("=")
@@ -235,10 +246,6 @@ def _link(parts: list[list[str]], page: Page) -> str:
         raise Unsure("a link with an impossible target")
     label = "|".join("".join(part) for part in parts[1:]) if len(parts) > 1 else None
     return page.link(target, label).replace("=", _EQUALS)
-
-
-def _hidden(prefix: str, hidden: frozenset[str]) -> bool:
-    return prefix in hidden or prefix in LANGUAGE_PREFIXES
 
 
 def _finish(structure: str, page: Page) -> Text:

@@ -3,7 +3,8 @@
 In: wikitext without templates and links. Out: plain text: tables left out, headings and list items
 as lines of their own, no quotes that mean bold, no tags, entities replaced.
 
-Every pattern here is tried at most once a character: the time is linear in the text.
+The time is linear in the text: a pattern that may run on for long gives nothing back (`*+`). One
+that did took 3 s for 20 kB of `[//aaa`, and four times that for twice as much.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def without_noncharacters(text: str) -> str:
     return _STAND_INS.sub("", text)
 
 
+def without_entities(text: str) -> str:
+    """`text` with `&amp;` and the like as the characters that they mean."""
+    return _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
+
+
 def clean_lines(text: str) -> tuple[str, int]:
     """Plain text, and the number of tables that were left out."""
     lines = text.split("\n")
@@ -44,7 +50,7 @@ def clean_lines(text: str) -> tuple[str, int]:
     text = _without_html("\n".join(cleaned))
     text = _OUTSIDE_LINK.sub(r"\1", text)
     text = _MAGIC_WORD.sub("", text)
-    text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
+    text = without_entities(text)
     text = _SPACES.sub(" ", text.replace("\u00a0", " ").replace("\t", " "))
     text = _EMPTY_BRACKETS.sub("", _LEFT_OVER_COMMAS.sub("(", text))
     text = text.replace("\n ", "\n").replace(" \n", "\n")
@@ -53,7 +59,7 @@ def clean_lines(text: str) -> tuple[str, int]:
 
 
 _OUTSIDE_LINK = re.compile(
-    r"\[(?:(?:https?:|ftps?:|irc:|news:)?//|mailto:)[^\s\[\]<>\"|]*[ \t|]*([^\[\]\n]*)\]"
+    r"\[(?:(?:https?:|ftps?:|irc:|news:)?//|mailto:)[^\s\[\]<>\"|]*+[ \t|]*+([^\[\]\n]*+)\]"
 )
 _MAGIC_WORD = re.compile(r"__[A-Z]{3,20}__")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
@@ -86,12 +92,9 @@ def _table_ends(lines: list[str]) -> dict[int, int]:
 def _line(line: str) -> str:
     """One line of a page as text; headings are set off by empty lines."""
     line = _quotes(line) if "''" in line else line
-    first = line[:1]
-    if first == "=":
+    if line.startswith("="):
         return _heading(line.rstrip())
-    if first and first in "*#:;":
-        marks = _LIST_MARKS.match(line)
-        assert marks is not None
+    if marks := _LIST_MARKS.match(line):
         item = line[marks.end() :].strip()
         return f"- {item}" if item and ("*" in marks[0] or "#" in marks[0]) else item
     if line.startswith("----"):
@@ -145,7 +148,7 @@ def _misread_bold(line: str) -> int:
     return next((choices[kind] for kind in ("letter", "word", "space") if kind in choices), -1)
 
 
-_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)\b[^<>]*>")
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*+)\b[^<>]*+>")
 
 
 def _without_html(text: str) -> str:

@@ -16,15 +16,21 @@ if TYPE_CHECKING:
     from hornbook.gather.wikitext import Page
 
 
-def structure_by_nodes(wikitext: str, page: Page) -> str:
-    """`wikitext` without what nests. Raises `HornbookError` where the library is missing."""
+def require_mwparserfromhell() -> Any:
+    """The library. Raises `HornbookError` where it is missing."""
     try:
         import mwparserfromhell
     except ImportError as error:
         raise HornbookError(
             "wikitext needs mwparserfromhell", hint="`pip install 'hornbook[gather]'`"
         ) from error
-    return _Walker(page).text(mwparserfromhell.parse(wikitext, skip_style_tags=True))
+    return mwparserfromhell
+
+
+def structure_by_nodes(wikitext: str, page: Page) -> str:
+    """`wikitext` without what nests."""
+    parse = require_mwparserfromhell().parse
+    return _Walker(page).text(parse(wikitext, skip_style_tags=True))
 
 
 class _Walker:

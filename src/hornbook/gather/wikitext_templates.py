@@ -46,16 +46,17 @@ def template_text(name: str, arguments: Arguments, title: str) -> str | None:
         title: of the page that it stands on, for `{{PAGENAME}}`.
     """
     key = template_key(name)
-    rule = RULES.get(key)
-    if rule is not None:
+    if key in SYMBOLS:
+        return SYMBOLS[key]
+    if rule := RULES.get(key):
         return rule(arguments)
     if key in ("pagename", "fullpagename", "basepagename", "subpagename"):
         return title
     function, colon, _ = key.partition(":")
-    if colon and function in ("formatnum", "lc", "uc", "ucfirst", "lcfirst", "nowrap"):
-        return name.partition(":")[2].strip()
-    if colon and (function.startswith("#") or function in ("defaultsort", "displaytitle")):
-        return None if function.startswith("#") else ""
+    if colon and function in _FUNCTIONS:
+        return _FUNCTIONS[function](name.partition(":")[2].strip())
+    if colon and function.startswith("#"):
+        return None
     prefix, _, code = key.partition("-")
     if prefix == "lang" and (language := LANGUAGES.get(code.split("-")[0])):
         return f"{language}: {arguments[1]}"
@@ -70,43 +71,17 @@ def template_key(name: str) -> str:
     return key.removeprefix("template:").removeprefix("subst:")
 
 
-def _first(arguments: Arguments) -> str:
-    return arguments[1]
-
-
-def _second(arguments: Arguments) -> str:
-    return arguments[2]
-
-
 def _last(arguments: Arguments) -> str:
     return (arguments.all() or [""])[-1]
 
 
-def _label(arguments: Arguments) -> str:
-    """The second argument, which is shown instead of the first where it is given."""
-    return arguments[2] or arguments[1]
-
-
-def _joined(separator: str) -> Rule:
-    return lambda arguments: separator.join(arguments.all())
+def _joined(separator: str, before: str = "") -> Rule:
+    return lambda arguments: before + separator.join(arguments.all())
 
 
 def _items(arguments: Arguments) -> str:
     """A list, an item a line."""
     return "".join(f"\n* {item.lstrip('*')}" for item in arguments.all()) + "\n"
-
-
-def _around(before: str, after: str = "") -> Rule:
-    return lambda arguments: f"{before}{arguments[1]}{after}"
-
-
-def _constant(text: str) -> Rule:
-    return lambda _: text
-
-
-def _nested(arguments: Arguments) -> str:
-    """`plainlist`, `flatlist`: wiki text that is a list already."""
-    return f"\n{arguments[1]}\n"
 
 
 def _quote(arguments: Arguments) -> str:
@@ -121,19 +96,15 @@ def _circa(arguments: Arguments) -> str:
     return "c. " + " – c. ".join(arguments.all()) if arguments.all() else "c."
 
 
-def _years(before: str) -> Rule:
-    return lambda arguments: before + "–".join(arguments.all())
-
-
 def _date(arguments: Arguments) -> str:
     """Year, month, day; `df` puts the day first."""
-    day_first = (arguments["df"] or arguments["mf"][:0]).lower() in ("y", "yes", "on", "1")
+    day_first = arguments["df"].lower() in ("y", "yes", "on", "1")
     return _written_date(arguments[1], arguments[2], arguments[3], day_first)
 
 
 def _written_date(year: str, month: str, day: str, day_first: bool) -> str:
     """A date in words; numbers that are none are left as they are."""
-    if not month.isdecimal() or not 1 <= int(month) <= 12:
+    if not month.isdecimal() or len(month) > 2 or not 1 <= int(month) <= 12:
         return " ".join(part for part in (month, year) if part)
     name = datetime.date(2000, int(month), 1).strftime("%B")
     if not day:
@@ -162,9 +133,8 @@ def _fraction(arguments: Arguments) -> str:
 
 def _value(arguments: Arguments) -> str:
     """`val`: a number, its uncertainty, its power of ten, its unit."""
-    uncertainty = arguments[2]
     text = arguments[1]
-    if uncertainty:
+    if uncertainty := arguments[2]:
         text += uncertainty if uncertainty.startswith("(") else f"±{uncertainty}"
     if power := arguments["e"]:
         text += f"×10{power}"
@@ -206,25 +176,13 @@ def _chinese(arguments: Arguments) -> str:
     return "; ".join(f"{name}: {arguments[key]}" for key, name in names.items() if arguments[key])
 
 
-def _link_in_other_language(arguments: Arguments) -> str:
-    return arguments["lt"] or arguments[1]
-
-
 def _ship(prefix: str) -> Rule:
     return lambda arguments: f"{prefix} {arguments[1]}".strip()
-
-
-def _upper_and_lower(arguments: Arguments) -> str:
-    return " ".join(part for part in (arguments["p"], arguments["b"]) if part)
 
 
 def _heights(arguments: Arguments) -> str:
     units = (("m", "m"), ("ft", "ft"), ("in", "in"), ("cm", "cm"))
     return " ".join(f"{arguments[key]} {unit}" for key, unit in units if arguments[key])
-
-
-def _respell(arguments: Arguments) -> str:
-    return "-".join(arguments.all()).replace("-_-", " ")
 
 
 def _english_sounds(arguments: Arguments) -> str:
@@ -236,17 +194,19 @@ def _english_sounds(arguments: Arguments) -> str:
     return f"/{''.join(sounds)}/".replace("_", " ")
 
 
-def _music(arguments: Arguments) -> str:
-    return {"sharp": "♯", "#": "♯", "flat": "♭", "b": "♭", "natural": "♮"}.get(arguments[1], "")
+def _table(rule: Rule | str, names: str) -> dict[str, Rule]:
+    """The rule for each of `a|b|c`; text is a rule with {} where the first argument stands."""
+    if isinstance(rule, str):
+        text = rule
+        return _table(lambda arguments: text.format(arguments[1]), names)
+    return dict.fromkeys(names.split("|"), rule)
 
 
-def _table(rule: Rule, names: str) -> dict[str, Rule]:
-    return dict.fromkeys((name.strip() for name in names.split("|")), rule)
-
+_MUSIC = {"sharp": "♯", "#": "♯", "flat": "♭", "b": "♭", "natural": "♮"}
 
 RULES: dict[str, Rule] = {
     **_table(
-        _first,
+        "{}",
         "nowrap|nobr|nobold|small|smaller|big|larger|large|em|strong|mono|code|"
         "kbd|samp|var|tt|smallcaps|sc|sc2|allcaps|abbr|tooltip|h:title|unicode|script|polytonic|"
         "ipa|ipa-all|ipalink|ipablink|center|block indent|indent|vanchor|visible anchor|"
@@ -254,16 +214,23 @@ RULES: dict[str, Rule] = {
         "format price|formatnum|flag|flagcountry|flagu|flagathlete|term|glossary term|defn|"
         "gloss|wikt|linktext|sup|sub|bigmath|serif|sans-serif|native name list|plain text|"
         "font color|hover|native phrase|longitem|nastaliq|rtl-para|pull quote|url|dfn|strike|"
-        "grc|he|hebrew|arabic|cyrl|gr|bdo",
+        "grc|he|hebrew|arabic|cyrl|gr|bdo|ship|sclass|smu",
     ),
     **_table(
-        _second, "lang|wikt-lang|rtl-lang|sort|audio|audio-nohelp|color|fontcolor|native name"
+        lambda arguments: arguments[2],
+        "lang|wikt-lang|rtl-lang|sort|audio|audio-nohelp|color|fontcolor|native name",
     ),
     **_table(_last, "transl|transliteration|tlit|script/hebrew|script/arabic|resize"),
-    **_table(_label, "interlanguage link multi|section link|slink|army|navy|air force"),
-    **_table(_link_in_other_language, "interlanguage link|ill|ill2|link-interwiki|illm"),
+    **_table(
+        lambda arguments: arguments[2] or arguments[1],
+        "interlanguage link multi|section link|slink|army|navy|air force",
+    ),
+    **_table(
+        lambda arguments: arguments["lt"] or arguments[1],
+        "interlanguage link|ill|ill2|link-interwiki|illm",
+    ),
     **_table(_items, "unbulleted list|ubl|ubil|vunblist|bulleted list|ordered list|blist|olist"),
-    **_table(_nested, "plainlist|plain list|flatlist|flat list|columns-list|cmn|collapsible list"),
+    **_table("\n{}\n", "plainlist|plain list|flatlist|flat list|columns-list|cmn|collapsible list"),
     **_table(_joined(" · "), "hlist|hlist-comma|dot separated entries|flat"),
     **_table(_joined(", "), "comma separated entries|enum|cslist"),
     **_table(_joined(""), "chem|chem2|gaps|simplenuclide|ce"),
@@ -274,13 +241,13 @@ RULES: dict[str, Rule] = {
         "quote|blockquote|cquote|bquote|poemquote|poem quote|quotation|quote frame|centered quote",
     ),
     **_table(_circa, "circa|c.|ca.|ca|circa2"),
-    **_table(_years("fl. "), "floruit|fl."),
-    **_table(_years("r. "), "reign|r."),
+    **_table(_joined("–", "fl. "), "floruit|fl."),
+    **_table(_joined("–", "r. "), "reign|r."),
     **_table(
         _date,
         "birth date|birth date and age|birth-date|bda|death date|death date and age|dda|start date|"
         "start date and age|end date|end date and age|dts|date|film date|start-date|end-date|"
-        "birth year and age|death year and age|birth based on age as of date",
+        "birth year and age|death year and age",
     ),
     **_table(_as_of, "as of|asof"),
     **_table(_fraction, "frac|fraction|sfrac|fract"),
@@ -289,30 +256,46 @@ RULES: dict[str, Rule] = {
     **_table(_short_convert, "cvt"),
     **_table(_nihongo, "nihongo|nihongo2|nihongo3|nihongo foot|korean|japanese"),
     **_table(_chinese, "zh|chinese|zh-full|lang-zh"),
-    **_table(_upper_and_lower, "su|subsup|physics particle"),
+    **_table(
+        lambda arguments: " ".join(filter(None, (arguments["p"], arguments["b"]))),
+        "su|subsup|physics particle",
+    ),
     **_table(_heights, "height"),
-    **_table(_respell, "respell|pronunciation respelling"),
-    **_table(_music, "music"),
+    **_table(
+        lambda arguments: "-".join(arguments.all()).replace("-_-", " "),
+        "respell|pronunciation respelling",
+    ),
+    "music": lambda arguments: _MUSIC.get(arguments[1], ""),
     **_table(_english_sounds, "ipac-en"),
-    **_table(_ship(""), "ship|sclass|smu"),
     **{name.lower(): _ship(name) for name in ("HMS", "USS", "SS", "RMS", "HMAS", "HMCS", "USNS")},
-    **_table(_around("⟨", "⟩"), "angbr|angle bracket|angbr ipa"),
-    **_table(_around("×10"), "e|esp|×10^|10^"),
-    **_table(_around("", " [sic]"), "sic"),
-    **_table(_around("√"), "sqrt|radic"),
-    **_table(_around("ISBN "), "isbn"),
-    **_table(_around("OCLC "), "oclc"),
-    **_table(_around("AD "), "ad"),
-    **_table(_around("lit. '", "'"), "literal translation|lit|literally"),
-    **_table(_around("US$"), "us$|usd"),
-    **_table(_around("A$"), "a$|aud"),
-    **_table(_around("£"), "£|gbp|pound sterling"),
-    **_table(_around("€"), "€|euro|eur"),
-    **_table(_around("approx. "), "approx"),
-    **_table(_around("Sura "), "cite quran"),
-    **{name: _constant(symbol) for name, symbol in SYMBOLS.items()},
+    **_table("⟨{}⟩", "angbr|angle bracket|angbr ipa"),
+    **_table("×10{}", "e|esp|×10^|10^"),
+    **_table("{} [sic]", "sic"),
+    **_table("√{}", "sqrt|radic"),
+    **_table("ISBN {}", "isbn"),
+    **_table("OCLC {}", "oclc"),
+    **_table("AD {}", "ad"),
+    **_table("lit. '{}'", "literal translation|lit|literally"),
+    **_table("US${}", "us$|usd"),
+    **_table("A${}", "a$|aud"),
+    **_table("£{}", "£|gbp|pound sterling"),
+    **_table("€{}", "€|euro|eur"),
+    **_table("approx. {}", "approx"),
+    **_table("Sura {}", "cite quran"),
 }
 """From a template's key to what it shows."""
+
+_FUNCTIONS: dict[str, Callable[[str], str]] = {
+    "formatnum": str,
+    "nowrap": str,
+    "lc": str.lower,
+    "uc": str.upper,
+    "lcfirst": lambda text: text[:1].lower() + text[1:],
+    "ucfirst": lambda text: text[:1].upper() + text[1:],
+    "defaultsort": lambda _: "",
+    "displaytitle": lambda _: "",
+}
+"""From a function that is written `{{name:text}}` to what it shows."""
 
 _SHOW_NOTHING = {
     "main", "for", "hatnote", "rp", "r", "citation needed", "cn", "fact", "when", "which", "who",

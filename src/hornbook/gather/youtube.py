@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hornbook.documents import Document
-from hornbook.errors import HornbookError
+from hornbook.errors import HornbookError, check_limits
+from hornbook.files import read_list
 from hornbook.gather.captions import join_captions
 from hornbook.gather.channels import CHANNELS
 from hornbook.gather.client import FetchError, PoliteClient, Politeness
@@ -33,9 +34,14 @@ from hornbook.gather.transcripts import (
 if TYPE_CHECKING:
     from requests import Session
 
+KEY_VARIABLE = "YOUTUBE_API_KEY"
+"""Environment variable of the API key; it is in no message, file or address."""
+
 MOST_FAILURES = 3
 """Transcripts in a row that fail for no known reason: YouTube changed, or does not answer."""
 
+_NO_UPLOADS = {"playlistItemsNotAccessible"}
+_TOO_OFTEN = {"rateLimitExceeded", "userRateLimitExceeded", "RATE_LIMIT_EXCEEDED"}
 _CHANNEL = re.compile(r"UC[A-Za-z0-9_-]{22}|@[\w.-]{3,30}")
 
 
@@ -57,17 +63,20 @@ class YoutubeSource:
         session: Session | None = None,
         clock: Clock | None = None,
     ):
+        for name in ("videos", "seconds_between"):
+            check_limits(config, "youtube", [(name, getattr(config, name) >= 0, "0 or more")])
         self._config = config
         self._channels = _channels(config)
         self._session = session or open_session()
         self._clock: Clock = clock or SystemClock()
-        self._key = os.environ.get(config.key_variable, "").strip()
+        self._api_url = config.api_url.rstrip("/")
+        self._key = os.environ.get(KEY_VARIABLE, "").strip()
         if not self._key or not self._key.isascii():
             raise HornbookError(
                 "listing channels needs an API key of the YouTube Data API",
-                where=config.key_variable,
+                where=KEY_VARIABLE,
                 hint="Make one at https://console.cloud.google.com, then: "
-                f"export {config.key_variable}=KEY",
+                f"export {KEY_VARIABLE}=KEY",
             )
 
     def fingerprint(self) -> dict[str, Any]:
@@ -85,20 +94,76 @@ class YoutubeSource:
         return Size(documents=self._config.videos or None)
 
     def documents(self, cursor: Cursor, gathering: Gathering) -> Iterator[Gathered]:
-        """Lists all channels, then goes through their videos: the newest 50 of each, the next 50
-        of each ..."""
-        items = gathering.items
+        """The transcripts of the newest 50 videos of each channel, of the next 50 of each ...
+
+        Videos are listed when those before them are done, so that no quota is used for more than
+        is wanted.
+        """
+        items, wanted = gathering.items, self._config.videos
         items.add(self._channels, "channel")
         client = gathering.client(
             Politeness(requests_per_minute=120, concurrency=1), secrets=(self._key,)
         )
-        while item := next(iter(items.next(1, "channel") or items.next(1, "list")), None):
+        transcripts = self._transcripts()
+        taken, failures = cursor.get("videos", 0), 0
+        while not wanted or taken < wanted:
+            waiting = items.next(1) or items.next(1, "channel") or items.next(1, "list")
+            if not waiting:
+                break
+            item, document = waiting[0], None
+            if item.state != "todo":
+                self._list(item, client, gathering)
+                if failures:
+                    continue
+            else:
+                try:
+                    document = self._video(item, transcripts)
+                    state = "done"
+                except NoTranscript as error:
+                    state = str(error)
+                    gathering.count(f"videos: {state}")
+                except TranscriptFailed as error:
+                    failures += 1
+                    if failures == MOST_FAILURES:
+                        what = f"{failures} transcripts in a row could not be had ({error})"
+                        raise _stopped(what) from error
+                    items.set(item.key, "failed", str(error))
+                    gathering.count("videos: failed")
+                    continue  # kept as failed only once a later one works; else it is tried again
+                items.set(item.key, state)
+                failures = 0
+                taken += document is not None
+            yield Gathered(document, {"videos": taken})
+        if failures:
+            yield Gathered(None, {"videos": taken})
+        if not taken:
+            states = [f"{state} {n:,}" for state, n in items.count().items() if state != "done"]
+            raise HornbookError(
+                f"no transcript was found; videos: {', '.join(states) or 'none'}",
+                where="youtube",
+                hint="Try other --channels or --languages",
+            )
+
+    def _transcripts(self) -> Transcripts:
+        return Transcripts(
+            self._config.languages,
+            generated=self._config.generated,
+            seconds_between=self._config.seconds_between,
+            session=self._session,
+            clock=self._clock,
+        )
+
+    def _list(self, item: Item, client: PoliteClient, gathering: Gathering) -> None:
+        """Put what a channel or a page of its uploads leads to into the queue."""
+        try:
             if item.state == "channel":
                 self._find_uploads(item, client, gathering)
             else:
-                self._list(item, client, gathering)
-            yield Gathered(None, cursor)
-        yield from self._videos(cursor, gathering)
+                self._list_page(item, client, gathering)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise HornbookError(
+                "the answer is not what the YouTube Data API says", where=self._api_url
+            ) from error
 
     def _find_uploads(self, item: Item, client: PoliteClient, gathering: Gathering) -> None:
         by = "forHandle" if item.key.startswith("@") else "id"
@@ -108,11 +173,10 @@ class YoutubeSource:
         if found is None:
             gathering.count("channels that do not exist")
             gathering.note(f"youtube: there is no channel {item.key}")
-            return
-        playlist = found["contentDetails"]["relatedPlaylists"]["uploads"]
-        gathering.items.add([f"{playlist}\n"], "list", found["snippet"]["title"])
+        elif playlist := found["contentDetails"]["relatedPlaylists"]["uploads"]:
+            gathering.items.add([f"{playlist}\n"], "list", found["snippet"]["title"])
 
-    def _list(self, item: Item, client: PoliteClient, gathering: Gathering) -> None:
+    def _list_page(self, item: Item, client: PoliteClient, gathering: Gathering) -> None:
         """A page of 50 videos."""
         playlist, page = item.key.split("\n")
         answer = self._ask(
@@ -135,83 +199,15 @@ class YoutubeSource:
             gathering.items.add([f"{playlist}\n{following}"], "list", item.value)
         gathering.items.set(item.key, "done")
 
-    def _ask(self, client: PoliteClient, what: str, **parameters: str) -> dict[str, Any]:
-        url = f"{self._config.api_url.rstrip('/')}/{what}"
+    def _ask(self, client: PoliteClient, what: str, **parameters: str) -> Any:
+        url = f"{self._api_url}/{what}"
         try:
-            answer = client.json(url, params=parameters, headers={"X-Goog-Api-Key": self._key})
+            return client.json(url, params=parameters, headers={"X-Goog-Api-Key": self._key})
         except FetchError as error:
-            if error.status == 404 and what == "playlistItems":  # a channel without uploads
+            reasons = _reasons(error.body)
+            if what == "playlistItems" and (error.status == 404 or reasons & _NO_UPLOADS):
                 return {}
-            raise self._refusal(error) from None
-        if not isinstance(answer, dict):
-            raise HornbookError("the answer is not what the YouTube Data API says", where=url)
-        return answer
-
-    def _refusal(self, error: FetchError) -> HornbookError:
-        """What an error of the API means: the quota, the key, or no answer."""
-        reasons = _reasons(error.body)
-        if reasons & {"quotaExceeded", "dailyLimitExceeded"}:
-            return StopGathering(
-                "today's quota of the YouTube Data API is used up",
-                where="youtube",
-                hint="It resets at midnight Pacific time; run the same command again after that",
-            )
-        if error.status in (400, 401, 403):
-            reason = ", ".join(sorted(reasons)) or "no reason given"
-            return HornbookError(
-                f"the YouTube Data API refuses the key ({reason})",
-                where=self._config.key_variable,
-                hint="Is it the right key, and is the YouTube Data API v3 enabled for it?",
-            )
-        return StopGathering(
-            str(error), where="youtube", hint="Run the same command again: it goes on from here"
-        )
-
-    def _videos(self, cursor: Cursor, gathering: Gathering) -> Iterator[Gathered]:
-        config, items = self._config, gathering.items
-        transcripts = Transcripts(
-            config.languages,
-            generated=config.generated,
-            seconds_between=config.seconds_between,
-            session=self._session,
-            clock=self._clock,
-        )
-        taken, failures = cursor.get("videos", 0), 0
-        while not config.videos or taken < config.videos:
-            item = next(iter(items.next(1)), None)
-            if item is None:
-                break
-            document = None
-            try:
-                document = self._video(item, transcripts)
-                state = "done"
-            except NoTranscript as error:
-                state = str(error)
-                gathering.count(f"videos: {state}")
-            except TranscriptFailed as error:
-                failures += 1
-                if failures == MOST_FAILURES:
-                    raise StopGathering(
-                        f"{failures} transcripts in a row could not be had ({error})",
-                        where="youtube",
-                        hint="Run the same command again later: it goes on from here",
-                    ) from error
-                items.set(item.key, "failed", str(error))
-                gathering.count("videos: failed")
-                continue  # kept as failed only once a later one works; else it is tried again
-            items.set(item.key, state)
-            failures = 0
-            taken += document is not None
-            yield Gathered(document, {"videos": taken})
-        if failures:
-            yield Gathered(None, {"videos": taken})
-        if not taken:
-            states = [f"{state} {n:,}" for state, n in items.count().items() if state != "done"]
-            raise HornbookError(
-                f"no transcript was found; videos: {', '.join(states) or 'none'}",
-                where="youtube",
-                hint="Try other --channels or --languages",
-            )
+            raise _refusal(error, reasons) from None
 
     def _video(self, item: Item, transcripts: Transcripts) -> Document:
         found = transcripts.fetch(item.key)
@@ -233,12 +229,8 @@ class YoutubeSource:
 def _channels(config: YoutubeConfig) -> list[str]:
     named = list(config.channels)
     if config.channels_file is not None:
-        path = Path(config.channels_file).expanduser()
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise HornbookError(f"cannot be read ({error})", where=path) from None
-        named += [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
+        lines = read_list(Path(config.channels_file).expanduser())
+        named += [line.partition("#")[0].strip() for line in lines]
     for channel in named:
         if not _CHANNEL.fullmatch(channel):
             raise HornbookError(
@@ -247,6 +239,29 @@ def _channels(config: YoutubeConfig) -> list[str]:
                 hint="An id begins with UC and has 24 characters; or give the handle: @name",
             )
     return list(dict.fromkeys(named)) or list(CHANNELS)
+
+
+def _refusal(error: FetchError, reasons: set[str]) -> HornbookError:
+    """What an error of the API means: the quota, the key, or no answer."""
+    if reasons & {"quotaExceeded", "dailyLimitExceeded"}:
+        return StopGathering(
+            "today's quota of the YouTube Data API is used up",
+            where="youtube",
+            hint="It resets at midnight Pacific time; run the same command again after that",
+        )
+    if error.status in (400, 401, 403) and not reasons & _TOO_OFTEN:
+        why = ", ".join(sorted(reasons)) or "no reason given"
+        return HornbookError(
+            f"the YouTube Data API refuses the key ({why})",
+            where=KEY_VARIABLE,
+            hint="Is it the right key, and is the YouTube Data API v3 enabled for it?",
+        )
+    return _stopped(str(error))
+
+
+def _stopped(what: str) -> StopGathering:
+    hint = "Run the same command again later: it goes on from here"
+    return StopGathering(what, where="youtube", hint=hint)
 
 
 def _reasons(body: bytes) -> set[str]:

@@ -38,6 +38,10 @@ UNFINISHED = "unfinished.json"
 BATCH_BYTES = 8 * 2**20
 """Text handed to the encoder at a time: enough to keep several processes busy."""
 
+_PLACES = 8
+"""Where in the documents those are taken on which encoders are compared: a row group is read whole,
+25 ms each."""
+
 
 def tokenize(config: TokenizeConfig, documents: Path, out: Path) -> Manifest:
     """Build the tokenizer from the training documents and encode both splits.
@@ -214,7 +218,7 @@ def _sample(folder: Path) -> list[str]:
     for path in shard_paths(folder):
         with open_shard(path) as shard:
             groups += [(path, group) for group in range(shard.num_row_groups)]
-    step = -(-len(groups) // CHECKED_DOCUMENTS)
+    step = -(-len(groups) // _PLACES)
     chosen = groups[::step] if groups else []
     texts: list[str] = []
     for path, group in chosen:
