@@ -4,7 +4,7 @@
     python benchmarks/forecast_runs.py --tokens runs/mine/tokenize --work work --small   # a CPU
     python benchmarks/forecast_runs.py --tabulate benchmarks/results                     # no training
 
-This is the second round, declared on 2026-11-22 at 16:40 UTC, before any of its runs was trained. The
+This is the second round, declared on 2026-11-22 at 16:45 UTC, before any of its runs was trained. The
 first round (six runs, `results/forecast_runs_1.json`) missed what was asked; its curves and sixteen
 others are what the fit was mended on since (`forecast_slopes.py`). None of `RUNS` is among them.
 
@@ -12,7 +12,7 @@ The runs are as `hornbook plan --write` and the recipes would train such sizes o
 shapes from the plan's ladder, 3x96 to 12x768 (0.3M to 85M parameters without embeddings), and GPT-2
 124M; batches by the plan's rule for the tokens (`batch_tokens`: 16,384 up to 65M, 32,768 above); rates
 the plan's (Muon: 0.02 for matrices, 3e-3 for the rest; AdamW: 0.46 / width) or the recipe's, contexts
-theirs; Muon and AdamW by turns. Not chosen to look well: Muon with steps of 16,384 tokens at its
+theirs; Muon and AdamW by turns. Not chosen to look well: Muon with small steps at its
 constant rate is where the first round was too hopeful, GPT-2 with few tokens where it was too
 careful, and both are here; 3x96 has more tokens a parameter than any run that was learnt from. Each
 has 100 steps of warm-up (the default) and enough steps that a third of them is not refused.
@@ -20,7 +20,7 @@ has 100 steps of warm-up (the default) and enough steps that a third of them is 
 Each trains at a constant rate and lets it fall over the last fifth. Its losses up to a third of the
 constant part are fitted; forecast is the mean of the last 50 losses of that part, with an 80 % band.
 
-The text is 30,000 English Wikipedia articles as `wikipedia.py` makes them (44M GPT-2 tokens); runs
+The text is 15,200 English Wikipedia articles as `wikipedia.py` makes them (44M GPT-2 tokens); runs
 of 66M see it one and a half times. The runs are written to `--work`, without checkpoints (`--only NAME
 ...` trains those whose names begin so, and leaves the others' results as they are). Per step, loss and
 rate of each are kept.

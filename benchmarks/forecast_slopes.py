@@ -7,11 +7,11 @@ In: `results/forecast_slopes_curves.json.gz`, the constant-rate parts of 22 runs
 vocabulary of 1,024) and three of the speedrun's. Of these last the means of 50 steps were kept:
 between them the loss is drawn out, with noise of 0.05.
 
-Each is forecast from parts of it: a third of the whole, of 70 % of it and of 50 %, half of the whole
-and of 70 %, a sixth; where these have 100 steps and a six-fold range (a third has, of 17 runs). The
-slope that the rest had, as the law's exponent has it, is regressed (ridge, every run with the same
-weight) on the slope at the last fitted point and, for each optimizer, on the logarithm of tokens
-for each parameter.
+Each is forecast from parts of it: a third of the whole, of 70 % of it and of 50 %, half of the
+whole and of 70 %, a sixth; where these have 100 steps and a six-fold range (a third has, of 17
+runs). The slope that the rest had, as the law's exponent has it, is regressed (ridge, every run
+with the same weight) on the slope at the last fitted point and, for each optimizer, on the
+logarithm of tokens for each parameter.
 
 Out: the numbers; and how well each run is forecast by those of all runs but itself, and of all runs
 of other kinds, in `--out`: `forecast_slopes.json`.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from hornbook.errors import HornbookError
 from hornbook.report import words
@@ -102,6 +103,20 @@ def test_the_summary_says_what_how_long_and_how_good(new_run: Callable[..., Path
         "3.700 nats",
     ):  # fmt: skip
         assert part in text, text
+
+
+def test_a_run_from_a_feed_does_not_count_its_sample_as_the_text(
+    new_run: Callable[..., Path],
+) -> None:
+    folder = new_run(steps=300)
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["data"] = {**recipe.get("data", {}), "feed": "http://127.0.0.1:8765"}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run = read_run(folder)
+    assert "on the texts of a live feed" in summary(run)
+    shown = {fact.label: fact for fact in key_numbers(run)}
+    assert "Training text" not in shown
+    assert not shown["Tokens trained on"].note
 
 
 def test_an_evaluation_of_an_earlier_model_is_not_this_ones(new_run: Callable[..., Path]) -> None:

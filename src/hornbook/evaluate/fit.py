@@ -37,7 +37,7 @@ PRIOR, PRIOR_WIDTH = 0.3, 0.1
 to 0.50 (arXiv:2203.15556, 2404.10102, 2305.16264, 2411.04330)."""
 
 OWN = 0.22
-USUAL = {"adamw": (0.083, -0.005), "muon": (0.075, -0.017)}
+USUAL = {"adamw": (0.083, -0.005), "muon": (0.074, -0.017)}
 """What the slopes of 22 runs became, between as many and six times the tokens that were fitted:
 0.22 x the slope at the last point + usual + fresh x ln(tokens for each parameter of the blocks). A
 slope is the relative fall of the loss for each factor of e in tokens. Muon's steps are as large
@@ -49,8 +49,8 @@ SEEN = (0.03, 13.0)
 
 DRIFT = 0.03
 """Standard deviation of what slopes become, around those expected. Runs of one kind, expected from
-those of the others, were off by 0.021 (those on a GPU from a third: 0.026); the terms were chosen on
-these very runs, hence more."""
+those of the others, were off by 0.021 (on a GPU, from a third of the whole: 0.026); the terms were
+chosen on these very runs, hence more."""
 
 BINS, FEWEST_IN_BIN, FEWEST_BINS = 200, 8, 20
 """At most so many bins, of at least so many losses, unless they would be too few."""
@@ -85,7 +85,11 @@ class Fit:
 
     def loss(self, x: float) -> float:
         """The loss after x tokens."""
-        return float(self.floor + self.scale * (x / self.unit) ** -self.exponent)
+        return float(self.shape(np.array(x / self.unit)))
+
+    def shape(self, shares: Column) -> Column:
+        """Losses after so many times `unit`."""
+        return self.floor + self.scale * shares**-self.exponent
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Binned:
     """A curve in bins of equal count."""
 
     x: Column
-    """`[bins]`: tokens as a share of `unit`."""
+    """`[bins]`: tokens, in units of those at the last point."""
     y: Column
     """`[bins]`: mean loss."""
     unit: float
@@ -103,40 +107,31 @@ class Binned:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Curves that the data allow, from the last fitted point on."""
+    """Curves that the data allow, from the last fitted point on: `[curves]` in every column."""
 
     best: Fit
-    grid: Column
-    """`[places]`: tokens, evenly spaced logarithmically, up to `FARTHEST` times the first."""
-    curves: Column
-    """`[curves, places]`: loss."""
+    """The law through the data, without what is known of other runs."""
     floors: Column
-    """`[curves]`: what each comes near and never reaches."""
+    """What each comes near and never reaches."""
+    scales: Column
     exponents: Column
-    """`[curves]`"""
     noise: Column
-    """`[curves]`: what a measured mean of losses may lie beside its curve."""
+    """What a measured mean of losses may lie beside its curve."""
     spikes: int
 
     def at(self, x: float, shares: tuple[float, ...] = (0.1, 0.5, 0.9)) -> Column:
         """Quantiles of the loss after x tokens, the noise of its measurement included."""
-        place = np.interp(math.log(x), np.log(self.grid), np.arange(len(self.grid)))
-        low = min(int(place), len(self.grid) - 2)
-        part = place - low
-        values = (1 - part) * self.curves[:, low] + part * self.curves[:, low + 1]
-        return np.quantile(values + self.noise, shares)
+        losses = self.floors + self.scales * (x / self.best.unit) ** -self.exponents
+        return np.quantile(losses + self.noise, shares)
 
     def crossing(self, target: float) -> Column:
-        """`[curves]`: tokens after which each is at the target; infinite: not on the grid."""
-        below = self.curves <= target
-        place = below.argmax(axis=1)
-        before = np.maximum(place - 1, 0)
-        rows = np.arange(len(self.curves))
-        high, low = self.curves[rows, before], self.curves[rows, place]
-        part = np.clip((high - target) / np.maximum(high - low, 1e-12), 0, 1)
-        logs = np.log(self.grid)
-        tokens = np.exp(logs[before] + part * (logs[place] - logs[before]))
-        return np.where(below.any(axis=1), tokens, np.inf)
+        """`[curves]`: tokens after which each is at the target, the last fitted ones at least;
+        infinite: never, or after more than `FARTHEST` times as many."""
+        with np.errstate(divide="ignore"):
+            left = np.log(np.maximum(target - self.floors, 0)) - np.log(self.scales)
+        logs = np.where(target >= self.floors + self.scales, 0.0, -left / self.exponents)
+        near = logs <= math.log(FARTHEST)
+        return np.where(near, self.best.unit * np.exp(np.where(near, logs, 0.0)), np.inf)
 
 
 def fit(x: Column, y: Column) -> Fit:
@@ -144,8 +139,7 @@ def fit(x: Column, y: Column) -> Fit:
 
     The first `FIRST_SHARE` of the tokens is not fitted.
     """
-    binned = _binned(x, y)
-    return _best(binned, *_robust(binned))
+    return _law(_binned(x, y))[0]
 
 
 def ensemble(
@@ -164,24 +158,22 @@ def ensemble(
     """
     random = np.random.default_rng(seed)
     binned = _binned(x, y)
-    weights, variance = _robust(binned)
-    best = _best(binned, weights, variance)
-    law = best.floor + best.scale * binned.x**-best.exponent
-    residuals = binned.y - law
+    best, weights, variance = _law(binned)
+    residuals = binned.y - best.shape(binned.x)
     independent = max(PARAMETERS + 1.0, len(residuals) / _autocorrelation_time(residuals))
     residuals = residuals * math.sqrt(independent / (independent - PARAMETERS))
-    resampled = law + _blocks(residuals, times, random)
+    resampled = binned.y - residuals + _blocks(residuals, times, random)
     priors = random.normal(PRIOR, PRIOR_WIDTH, times)
     floors, scales, exponents = _solve(binned, resampled, weights, variance, priors)
     levels = floors + scales
     slopes = expected(exponents * scales / levels, per_parameter, muon)
     slopes = np.clip(slopes + random.normal(0.0, DRIFT, times), 0.0, exponents)
     scales = levels * slopes / exponents
-    floors = levels - scales
-    grid = np.geomspace(1.0, FARTHEST, 200)
-    curves = floors[:, None] + scales[:, None] * grid ** -exponents[:, None]
-    noise = random.normal(0.0, _noise_of_means(x, y, best, averaged), times)
-    return Ensemble(best, best.unit * grid, curves, floors, exponents, noise, binned.spikes)
+    late = x >= FIRST_SHARE * best.unit
+    residuals = y[late] - best.shape(x[late] / best.unit)
+    noise = _spread(residuals) * math.sqrt(min(1.0, _autocorrelation_time(residuals) / averaged))
+    around = random.normal(0.0, noise, times)
+    return Ensemble(best, levels - scales, scales, exponents, around, binned.spikes)
 
 
 def expected(slopes: Column, per_parameter: float, muon: bool) -> Column:
@@ -209,23 +201,17 @@ def _binned(x: Column, y: Column) -> Binned:
     return Binned(np.exp(means) / unit, losses, unit, int(len(y) - good.sum()))
 
 
-def _robust(binned: Binned) -> tuple[Column, float]:
-    """Weights `[bins]` of Huber's estimate, and the variance that a squared residual is held
-    against: that of a bin, times the bins that are one independent number."""
-    weights, spread = np.ones_like(binned.y), 1.0
+def _law(binned: Binned) -> tuple[Fit, Column, float]:
+    """The law, Huber's weights `[bins]`, and the variance that a squared residual is held against:
+    that of a bin, times the bins that are one independent number."""
+    weights, spread, prior = np.ones_like(binned.y), 1.0, np.array([PRIOR])
     for _ in range(ROUNDS):
-        found = _solve(binned, binned.y[None], weights, spread**2, np.array([PRIOR]))
-        floor, scale, exponent = (float(part[0]) for part in found)
-        residuals = binned.y - floor - scale * binned.x**-exponent
-        spread = max(NORMAL_MAD * float(np.median(np.abs(residuals))), 1e-9)
+        floor, scale, exponent = _solve(binned, binned.y[None], weights, spread**2, prior)
+        law = Fit(float(floor[0]), float(scale[0]), float(exponent[0]), binned.unit)
+        residuals = binned.y - law.shape(binned.x)
+        spread = max(_spread(residuals), 1e-9)
         weights = np.minimum(1.0, HUBER * spread / np.maximum(np.abs(residuals), 1e-12))
-    return weights, spread**2 * _autocorrelation_time(residuals)
-
-
-def _best(binned: Binned, weights: Column, variance: float) -> Fit:
-    found = _solve(binned, binned.y[None], weights, variance, np.array([PRIOR]))
-    floor, scale, exponent = (float(part[0]) for part in found)
-    return Fit(floor, scale, exponent, binned.unit)
+    return law, weights, spread**2 * _autocorrelation_time(residuals)
 
 
 def _solve(
@@ -285,9 +271,6 @@ def _autocorrelation_time(residuals: Column) -> float:
     return float(1 + 2 * correlations[: ends[0] if len(ends) else count].sum())
 
 
-def _noise_of_means(x: Column, y: Column, best: Fit, averaged: int) -> float:
-    """Standard deviation of a mean of neighbouring losses around the curve."""
-    late = x >= FIRST_SHARE * best.unit
-    residuals = y[late] - best.floor - best.scale * (x[late] / best.unit) ** -best.exponent
-    spread = NORMAL_MAD * float(np.median(np.abs(residuals)))
-    return spread * math.sqrt(min(1.0, _autocorrelation_time(residuals) / averaged))
+def _spread(residuals: Column) -> float:
+    """Their standard deviation, were they normal; a few far ones do not matter."""
+    return NORMAL_MAD * float(np.median(np.abs(residuals)))

@@ -19,7 +19,7 @@ import numpy as np
 from hornbook.errors import HornbookError
 from hornbook.evaluate.cost import Cost
 from hornbook.evaluate.curve import Curve
-from hornbook.evaluate.fit import FARTHEST, FIRST_SHARE, Ensemble, ensemble
+from hornbook.evaluate.fit import FARTHEST, FIRST_SHARE, SEEN, Ensemble, ensemble
 from hornbook.evaluate.laws import LAWS, Place, size_for, tokens_for, within
 from hornbook.evaluate.reference import Reference
 
@@ -195,6 +195,12 @@ def _notes(curve: Curve, made: Ensemble, gain: float | None, place: Place) -> li
         )
     else:
         notes.append("a falling rate at the end lowers the loss further; that is not counted on")
+    per_parameter = place.tokens / place.blocks
+    if not SEEN[0] <= per_parameter <= SEEN[1]:
+        notes.append(
+            f"{per_parameter:.2g} tokens a parameter: forecasts were learnt from runs with"
+            f" {SEEN[0]:g} to {SEEN[1]:g}, trust this one less"
+        )
     if not within(place):
         notes.append(
             "the laws were fitted on models from 44M parameters and after 1B tokens; before that"

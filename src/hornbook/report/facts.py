@@ -54,8 +54,11 @@ def section(run: Run, name: str) -> dict[str, Any]:
 def split_totals(run: Run, split: str) -> dict[str, Any]:
     """tokens, documents, bytes, sources and licences of a split, from the token manifests.
 
-    Training text is the mixture's where there is one, else the run's own.
+    Training text is the mixture's where there is one, else the run's own. How much a feed has given
+    is not in any manifest.
     """
+    if split == "train" and section(run, "data").get("feed"):
+        return {}
     mixed = run.mixture if split == "train" else []
     manifests = [source.manifest for source in mixed] or [run.manifest]
     totals: dict[str, Any] = {}
@@ -207,6 +210,8 @@ def _family_words(run: Run) -> str:
 
 
 def _data_words(run: Run) -> str:
+    if section(run, "data").get("feed"):
+        return "the texts of a live feed"
     train = split_totals(run, "train")
     size_words = size(number(train.get("bytes"))) if train else ""
     sources = [name for name in _ranked(train.get("sources")) if name]

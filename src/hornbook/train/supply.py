@@ -38,6 +38,7 @@ class Supply:
         self.note = ""
         self._waits: deque[tuple[float, float]] = deque(maxlen=WAIT_WINDOW)
         self._quiet_until = 0
+        self._begun = False
 
     def rows(self, start: int, count: int) -> Batch:
         """Rows to try things with. Raises KeyboardInterrupt where `stop` was called."""
@@ -135,7 +136,9 @@ class Supply:
         """Take in a step, which took `seconds` with the waiting; in words, that it is too much."""
         if self._feed is None:
             return None
-        self._waits.append((waited, seconds))
+        if self._begun:  # the first step waits for the feed's first texts, once a start
+            self._waits.append((waited, seconds))
+        self._begun = True
         if len(self._waits) < WAIT_WINDOW:
             return None
         waits, times = zip(*self._waits, strict=True)
