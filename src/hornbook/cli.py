@@ -12,7 +12,8 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from hornbook.errors import HornbookError, nearest
@@ -117,7 +118,19 @@ def find_verb(words: list[str]) -> tuple[Verb, list[str]]:
 
         if words[0] in WORDS:
             return source_verb(words[0]), words[1:]
+        _check_source(words[0], WORDS)
     return VERBS[name], words
+
+
+def _check_source(word: str, sources: Iterable[str]) -> None:
+    """Refuse the word behind `gather` where it is neither an option nor a recipe."""
+    from hornbook.recipe import built_in_recipes
+
+    if word.startswith("-") or Path(word).suffix or os.sep in word or word in built_in_recipes():
+        return
+    if not (Path(word).is_file() or (Path(word) / "recipe.yaml").is_file()):
+        known = [*sources, *built_in_recipes()]
+        raise HornbookError(f"there is no source or recipe {word!r}", hint=nearest(word, known))
 
 
 def top_help() -> str:

@@ -169,6 +169,12 @@ def gather(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
     if verb != "gather":
         config = gathering.config_of(verb.removeprefix("gather "), arguments)
     elif arguments.out is None:
+        if arguments.recipe is None and arguments.run is None:
+            raise HornbookError(
+                "what is to be gathered?",
+                hint="Name a source, as in `hornbook gather files my-texts/ --out gathered`, or a "
+                "recipe; `hornbook gather --help` lists the sources",
+            )
         return stage_verb(verb, arguments, overrides)
     elif arguments.recipe is None or arguments.run:
         raise HornbookError(

@@ -6,6 +6,7 @@ In: parsed words or the `gather` section of a recipe. Out: document shards and a
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,10 @@ OF_A_MIX = {"sources", "network"}
 """Settings of a recipe's `gather` section that are no options of a single source's verb."""
 
 
+OF_THIS_MACHINE = {"files", "wikidump"}
+"""Sources that ask no server, whose verbs have no settings of the network."""
+
+
 def source_verb(source: str) -> Verb:
     """The verb `gather SOURCE`: its settings are options of their own."""
     kind = CONFIGS[source]
@@ -54,7 +59,7 @@ def source_verb(source: str) -> Verb:
             nargs="*",
             metavar=name.upper(),
             default=[],
-            help=f"the same as --{name}",
+            help=f"plain words, which mean --{name} (below)",
         )
         parser.add_argument(
             "--out", type=str, required=True, metavar="DIR", help="folder for the document shards"
@@ -63,13 +68,14 @@ def source_verb(source: str) -> Verb:
     return Verb(
         f"gather {source}",
         VERBS["gather"].summary,
-        (kind.__doc__ or "")
+        inspect.cleandoc(kind.__doc__ or "")
         + "\n\nKilled at any moment, the same command goes on, and writes every document exactly"
         " once.",
         (),
         arguments,
         "gather",
-        {kind: set(), GatherConfig: OF_A_MIX, NetworkConfig: set()},
+        {kind: set(), GatherConfig: OF_A_MIX}
+        | ({} if source in OF_THIS_MACHINE else {NetworkConfig: set()}),
     )
 
 
@@ -90,7 +96,7 @@ def config_of(source: str, arguments: Namespace) -> GatherConfig:
         settings[name] = [*words, *settings[name]]
     return GatherConfig(
         sources=[SourceConfig(source, settings=settings)],
-        network=NetworkConfig(**fields(NetworkConfig)),
+        network=NetworkConfig(**({} if source in OF_THIS_MACHINE else fields(NetworkConfig))),
         **fields(GatherConfig, OF_A_MIX),
     )
 

@@ -270,6 +270,10 @@ def check_settings(recipe: Recipe, run: RunDirectory, names: Sequence[str]) -> N
     has_text = recipe.prepare.inputs or recipe.gather.sources or recipe.data.feed
     if "prepare" in names and not has_text:
         find_inputs(recipe.prepare.inputs)  # says how to name some
+    if "prepare" in names:
+        from hornbook.corpus.prepare import check_settings as check_prepare
+
+        check_prepare(recipe.prepare)
     if "pretrain" not in names:
         return
     from hornbook.tokenizer.tokenizer import Tokenizer

@@ -64,7 +64,8 @@ def _quickstart(parser: Any) -> None:
         default=[],
         nargs="+",
         metavar="PATH",
-        help="your own .txt, .md, .jsonl, .parquet or .zip files or folders instead of Shakespeare",
+        help="your own files or folders (texts, tables, pages, books, archives, what `gather` "
+        "wrote) instead of Shakespeare",
     )
     _option(parser, "--run", "DIR", "run directory; default runs/quickstart")
 
@@ -329,9 +330,11 @@ VERBS: dict[str, Verb] = {
         Verb(
             "prepare",
             "read, normalise, de-duplicate and split text into document shards",
-            "Read .txt, .md, .jsonl, .parquet and .zip files, make the text clean, drop exact"
-            " duplicates, hold some out, and write document shards to RUN/prepare.\n\n"
+            "Read gathered folders, or texts, tables, pages, books and archives of them, make the"
+            " text clean, drop exact duplicates, hold some out, and write document shards to"
+            " RUN/prepare.\n\n"
             "  hornbook prepare my-texts/ --run runs/mine\n"
+            "  hornbook prepare web wiki --run runs/web --prepare.preset web\n"
             "  hornbook prepare shakespeare --run runs/plays --prepare.validation_share 0.1",
             ("prepare",),
             _prepare,

@@ -102,6 +102,14 @@ def test_shards_of_something_else_are_not_touched(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["documents-00000.parquet"]
 
 
+def test_a_folder_of_other_files_is_not_touched(tmp_path: Path) -> None:
+    """A journal beside them would hide them from `prepare`: there only shards are documents."""
+    (tmp_path / "novel.txt").write_text("mine")
+    with pytest.raises(HornbookError, match=r"has other files in it, such as novel\.txt"):
+        collect(ScriptedSource([9], False), CONFIG, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["novel.txt"]
+
+
 def test_what_a_refused_start_counted_is_forgotten(tmp_path: Path) -> None:
     class Listing(ScriptedSource):
         def documents(self, cursor, gathering):  # type: ignore[no-untyped-def]

@@ -15,7 +15,7 @@ from hornbook.errors import HornbookError
 from hornbook.files import read_json
 from hornbook.gather.config import CONFIGS, SourceConfig
 from hornbook.gather.source import StopGathering
-from hornbook.gathering import WORDS, settings_of, source_verb
+from hornbook.gathering import OF_THIS_MACHINE, WORDS, settings_of, source_verb
 from hornbook.recipe import load_recipe
 from hornbook.run import RunDirectory
 from hornbook.stages import run_stages
@@ -45,7 +45,8 @@ def test_every_source_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert WORDS.keys() == CONFIGS.keys()
     for name in CONFIGS:
         code, out, _ = run_main(capsys, "gather", name, "--help")
-        assert code == 0 and "--contact" in out and "--out DIR" in out
+        assert code == 0 and "--out DIR" in out
+        assert ("--contact" in out) == (name not in OF_THIS_MACHINE)
         assert source_verb(name).description.split("\n")[0] in " ".join(out.split())
 
 
@@ -90,14 +91,16 @@ def test_prepare_into_a_folder(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["file", "x"], "unexpected argument 'x'"),
+        (["file", "x"], "there is no source or recipe 'file'. Did you mean 'files'?"),
+        (["nothing.yaml"], "no such recipe"),
+        ([], "hornbook gather files my-texts/ --out gathered"),
         (["wikipedia", "topic"], "required: out"),
         (["hub", "a/b", "c/d", "--out", "x"], "unexpected argument 'c/d'. One dataset at a time"),
         (["files", "--out", "x"], "nothing was named to read"),
         (["files", "nowhere", "--out", "x"], "no such file or folder"),
         (["files", ".", "--out", "x", "--wrkers", "2"], "Did you mean --workers?"),
         (["quickstart", "--out", "x"], "no source is named"),
-        (["nothing", "--out", "x"], "no such recipe"),
+        (["nothing", "--out", "x"], "there is no source or recipe 'nothing'"),
     ],
 )
 def test_mistakes(

@@ -177,6 +177,15 @@ def test_a_site_that_goes_down_is_gone_on_with(httpserver: HTTPServer, tmp_path:
     assert titles(gather(config(site), tmp_path)) == IN_ORDER, "nothing is lost"
 
 
+def test_a_private_address_is_refused_before_anything_is_counted(
+    httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    site = own_site.serve(httpserver)
+    with pytest.raises(HornbookError, match="allow-private"):
+        collect(SiteSource(config(site)), GatherConfig(), tmp_path)
+    assert titles(gather(config(site), tmp_path)) == IN_ORDER
+
+
 def test_the_same_page_under_two_addresses(httpserver: HTTPServer, tmp_path: Path) -> None:
     site = own_site.serve(
         httpserver,

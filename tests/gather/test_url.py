@@ -72,6 +72,18 @@ def test_a_missing_file_is_left_out(httpserver: HTTPServer, tmp_path: Path) -> N
         gather(tmp_path / "b", addresses[0])
 
 
+def test_a_private_address_counts_as_none_that_is_missing(
+    httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    """Without --allow-private nothing begins, so that with it nothing is left out."""
+    for path in ("/a.txt", "/b.txt"):
+        httpserver.expect_request(path).respond_with_data(BOOK + path)
+    urls = [httpserver.url_for(path) for path in ("/a.txt", "/b.txt")]
+    with pytest.raises(HornbookError, match=r"a\.txt: localhost .*--allow-private"):
+        collect(UrlSource(UrlConfig(urls=urls)), GatherConfig(), tmp_path)
+    assert gather(tmp_path, *urls).documents == 2
+
+
 def test_wrong_bytes(httpserver: HTTPServer, tmp_path: Path) -> None:
     httpserver.expect_request("/a.txt").respond_with_data(BOOK)
     with pytest.raises(HornbookError, match=r"the bytes have sha256 .*Is the hash right"):

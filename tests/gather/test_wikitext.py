@@ -29,6 +29,7 @@ EXAMPLES = {
     "a <table><tr><td>b<table></table></td></tr></table> c": "a\nc",
     "{{Infobox\n| name = {{lang|fr|Nom}}\n| x = [[a|b]]\n}}\nText": "Text",
     "{{convert|5|mi|km}}; {{convert|1|kg}}; {{cvt|3|m}}": "5 miles; 1 kilogram; 3 m",
+    "{{convert|22|e6acre|km2}}": "22 million acres",
     "a {{convert|3|by|4|ft|m|adj=on}} rug": "a 3 by 4-foot rug",
     "{{convert|5|-|10|acre}}": "5–10 acres",
     "{{lang|de|Wort}} ({{lang-la|verbum}}; {{transl|ru|slovo}})": "Wort (Latin: verbum; slovo)",

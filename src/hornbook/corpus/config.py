@@ -13,7 +13,7 @@ class LanguageConfig:
     It labels documents; with `keep` it drops those in other languages. Needs the extra `clean`."""
 
     on: bool | None = None
-    """None: on with `preset: web`, or where `keep` names languages."""
+    """null: on with `preset: web`, or where `keep` names languages."""
     keep: list[str] = field(default_factory=list)
     """Languages to keep (en, de, pt ...); empty: label only, drop nothing."""
     minimum_score: float = 0.65
@@ -27,11 +27,11 @@ class GopherConfig:
     """Quality rules of Gopher (Rae et al. 2021, appendix A1.1). A threshold of null is off."""
 
     on: bool | None = None
-    """None: on with `preset: web`."""
+    """null: on with `preset: web`."""
     min_words: int | None = 50
     """Words are counted without those of punctuation alone."""
     max_words: int | None = 100_000
-    """Words at most."""
+    """Most words of a document."""
     min_mean_word_length: float | None = 3.0
     """Characters a word on average, at least."""
     max_mean_word_length: float | None = 10.0
@@ -53,7 +53,7 @@ class C4Config:
     """Line and page rules of C4 (Raffel et al. 2020, section 2.2); lines that fail are cut out."""
 
     on: bool | None = None
-    """None: on with `preset: web`."""
+    """null: on with `preset: web`."""
     terminal_punctuation: bool = False
     """Cut lines that do not end in . ? ! or a quotation mark. C4 does; FineWeb leaves this rule
     out, since it alone removes about 30 % of the tokens."""
@@ -80,7 +80,7 @@ class FinewebConfig:
     """The rules FineWeb adds (Penedo et al. 2024, section 3.6). A threshold of null is off."""
 
     on: bool | None = None
-    """None: on with `preset: web`."""
+    """null: on with `preset: web`."""
     min_punctuated_lines: float | None = 0.12
     """Share of lines that end a sentence."""
     max_short_lines: float | None = 0.67
@@ -98,7 +98,7 @@ class RepetitionConfig:
     """Repetition inside a document, of Gopher (Rae et al. 2021, table A1). null, {}: off."""
 
     on: bool | None = None
-    """None: on with `preset: web`."""
+    """null: on with `preset: web`."""
     max_duplicate_lines: float | None = 0.3
     """Share of lines seen before in the document."""
     max_duplicate_paragraphs: float | None = 0.3
@@ -120,9 +120,9 @@ class PiiConfig:
     """Personal data, replaced as FineWeb does, by addresses that are kept for examples."""
 
     emails: bool | None = None
-    """None: replaced with `preset: web`."""
+    """null: replaced with `preset: web`."""
     ips: bool | None = None
-    """Public IPv4 addresses. None: replaced with `preset: web`."""
+    """Public IPv4 addresses. null: replaced with `preset: web`."""
 
 
 @dataclass
@@ -130,7 +130,7 @@ class NearConfig:
     """Near duplicates, by MinHash-LSH over shingles of words. Needs the extra `clean`."""
 
     on: bool | None = None
-    """None: on with `preset: web`."""
+    """null: on with `preset: web`."""
     permutations: int = 112
     """Numbers a signature: more compare more exactly and take longer."""
     bands: int = 16
@@ -140,7 +140,7 @@ class NearConfig:
     threshold: float = 0.7
     """Share of the permutations in which two documents must agree."""
     shingle: int = 5
-    """Words a shingle."""
+    """Words in a shingle, the runs of words by which documents are compared."""
     seed: int = 42
     """Chooses the permutations."""
 
@@ -162,7 +162,7 @@ class PrepareConfig:
     """
 
     text_column: str | None = None
-    """Column or key that holds the text in .jsonl and .parquet; found by itself when there is one
+    """Column or key that holds the text in tables; found by itself when there is one
     candidate (text, content, document, body ...)."""
 
     encoding: str = "utf-8"

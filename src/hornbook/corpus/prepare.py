@@ -71,7 +71,7 @@ def prepare(config: PrepareConfig, out: Path) -> PrepareReport:
 def begin(config: PrepareConfig, out: Path, parts: int = 1) -> list[Path]:
     """Check the settings, and make `out` ready for a spool of `parts`: new, or as an unfinished run
     of the same inputs and settings left it. Gives back the paths of the inputs."""
-    _check(config)
+    check_settings(config)
     inputs = [_built_in(name) for name in config.inputs]
     ledger = _ledger(config)
     if ledger and ledger.exists():
@@ -164,7 +164,8 @@ def finish(config: PrepareConfig, out: Path, spool: Spool, plan: Plan) -> Prepar
     return report
 
 
-def _check(config: PrepareConfig) -> None:
+def check_settings(config: PrepareConfig) -> None:
+    """Refuse settings that have no meaning. Raises `HornbookError`."""
     held_out, near = config.validation_share + config.test_share, config.near
     if not 0 < config.validation_share < 1:
         raise HornbookError(

@@ -77,7 +77,7 @@ def _check(host: str, address: str) -> None:
         )
 
 
-def _check_literal(host: str) -> None:
+def check_literal(host: str) -> None:
     """Behind a proxy: what can be seen without resolving (`127.1` and 0x7f000001 are literal)."""
     if f".{host.rstrip('.').lower()}".endswith(".localhost"):
         _check(host, "127.0.0.1")
@@ -109,7 +109,7 @@ class CheckedTransport(httpx2.BaseTransport):
         pool = self._pool(url.host, proxy)
         if proxy is not None:
             if not self._allow_private:
-                _check_literal(url.host)
+                check_literal(url.host)
             return pool.handle_request(request)
         port = url.port or (443 if url.scheme == "https" else 80)
         addresses = resolve(url.host, port, allow_private=self._allow_private)

@@ -21,7 +21,7 @@ import httpx2
 
 from hornbook import __version__
 from hornbook.errors import HornbookError
-from hornbook.gather.addresses import AddressRefused, CheckedTransport
+from hornbook.gather.addresses import AddressRefused, CheckedTransport, check_literal
 from hornbook.gather.answers import retry_after, unpacked
 from hornbook.gather.download import DownloadError, shown
 from hornbook.gather.pace import Clock, Pace, SystemClock
@@ -247,6 +247,21 @@ class PoliteClient:
                 return response
 
             yield self._retried(once)
+
+    def check_named(self, *urls: str) -> None:
+        """Refuse addresses that the user named and that are this machine's or a local network's,
+        before one is counted as a file that cannot be had: with `--allow-private` it can.
+
+        Names are not looked up here; a request does that.
+
+        Raises:
+            HornbookError: `--allow-private` was not given, and one of them needs it.
+        """
+        for url in () if self.politeness.allow_private else urls:
+            try:
+                check_literal(urlsplit(url).hostname or "")
+            except AddressRefused as error:
+                raise HornbookError(str(error), where=self._shown(url)) from error
 
     def pause(self, url: str, seconds: float) -> None:
         """Let the host of `url` rest, as it asked in its own way (MediaWiki's `maxlag`).

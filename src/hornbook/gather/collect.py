@@ -83,7 +83,7 @@ def collect(source: Source, config: GatherConfig, out: Path) -> GatherReport:
     """Gather a source into the folder `out`, or go on with it.
 
     Raises:
-        HornbookError: the folder was begun with other settings, has shards of something else, or
+        HornbookError: the folder was begun with other settings, has files of something else, or
             another process works in it; or the source cannot be read. What was gathered until then
             is kept.
     """
@@ -94,12 +94,7 @@ def collect(source: Source, config: GatherConfig, out: Path) -> GatherReport:
         "shard_megabytes": config.shard_megabytes,
     }
     _check_limits(config)
-    if not (out / JOURNAL).exists() and any(out.glob("documents-*.parquet")):
-        raise HornbookError(
-            "has document shards that were not gathered",
-            where=out,
-            hint="Choose another folder with --out",
-        )
+    _check_folder(out)
     with lock_folder(out), Journal.open(out, fingerprint) as journal:
         _check_shards(journal, out)
         if journal.finished:
@@ -126,6 +121,22 @@ def _check_limits(config: GatherConfig) -> None:
     ):
         right = getattr(settings, name) >= least
         check_limits(settings, section, [(name, right, f"{least} or more")])
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a folder of something else. Where a journal lies only shards count as documents, so
+    texts of the user's own beside it would be passed over from then on."""
+    if not out.is_dir() or (out / JOURNAL).exists():
+        return
+    if any(out.glob("documents-*.parquet")):
+        what = "has document shards that were not gathered"
+    else:
+        names = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+        others = [name for name in names if name != "stage.json"]  # a run writes that one first
+        if not others:
+            return
+        what = f"has other files in it, such as {others[0]}"
+    raise HornbookError(what, where=out, hint="Choose another folder with --out")
 
 
 def _check_shards(journal: Journal, out: Path) -> None:
@@ -162,7 +173,7 @@ class _Collecting:
 
     def run(self) -> None:
         """Gather until the source ends; sets `finished`."""
-        started = time.monotonic()
+        started, ended = time.monotonic(), False
         try:
             with _signals(self._signalled), bar(f"gathering {self._source.name}", None) as shown:
                 self._tools.note = shown.say
@@ -170,8 +181,11 @@ class _Collecting:
                     self._stream(shown)
                 else:
                     self._fetch(shown)
+            ended = True
         finally:
-            self._show(time.monotonic() - started)
+            # A start that was refused has nothing to show, and its error is easier to find alone.
+            if ended or self._progress["documents"] or self._tools.counts:
+                self._show(time.monotonic() - started)
 
     def _show(self, seconds: float) -> None:
         """The closing table: what is in the folder, what else happened, what this run took."""

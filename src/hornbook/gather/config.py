@@ -58,22 +58,22 @@ class WikipediaConfig:
     """File with one search a line."""
 
     titles: list[str] = field(default_factory=list)
-    """Titles of pages to take besides."""
+    """Titles of pages to take, besides those that the searches find."""
 
     pages: int = 1000
-    """Most pages to take."""
+    """The most pages to take."""
 
     depth: int = 0
     """How many links to follow from the pages found."""
 
     language: str = "en"
-    """Which Wikipedia."""
+    """Which Wikipedia: en, de, pt ..."""
 
     api_url: str = ""
     """The api.php of another MediaWiki."""
 
     per_topic: int = 50
-    """Most pages a search."""
+    """The most pages to take of one search."""
 
     minimum_characters: int = 200
     """Shorter pages are left out."""
@@ -116,7 +116,7 @@ class SiteConfig:
     """Searches; default: the profile's."""
 
     pages: int = 500
-    """Most articles to take."""
+    """The most articles to take."""
 
     i_have_permission: bool = False
     """You have the permission of a site whose terms forbid robots."""
@@ -127,8 +127,9 @@ class SiteConfig:
 
 @dataclass
 class YoutubeConfig:
-    """Transcripts of the videos of YouTube channels; needs a key of the YouTube Data API in the
-    environment variable YOUTUBE_API_KEY."""
+    """Transcripts of the videos of YouTube channels.
+
+    Needs a key of the YouTube Data API in the environment variable YOUTUBE_API_KEY."""
 
     channels: list[str] = field(default_factory=list)
     """Channel ids; default: a built-in sample list."""
@@ -140,10 +141,10 @@ class YoutubeConfig:
     """Languages of transcripts, the most wanted first."""
 
     videos: int = 0
-    """Most videos; 0: all."""
+    """The most videos to take; 0: all."""
 
     seconds_between: float = 3.0
-    """Wait between two transcripts."""
+    """Seconds to wait between two transcripts."""
 
     generated: bool = True
     """Take generated transcripts where people wrote none."""
@@ -154,11 +155,12 @@ class YoutubeConfig:
 
 @dataclass
 class HubConfig:
-    """A dataset of the Hugging Face hub: its Parquet or JSON lines files. Gated ones need an access
-    token in the environment variable HF_TOKEN."""
+    """Parquet or JSON lines files of a data set of the Hugging Face hub.
+
+    Gated data sets need an access token in the environment variable HF_TOKEN."""
 
     dataset: str = ""
-    """OWNER/NAME of the dataset; or a preset: cosmopedia, cosmopedia-v2, fineweb-edu, finewiki,
+    """OWNER/NAME of the data set; or a preset: cosmopedia, cosmopedia-v2, fineweb-edu, finewiki,
     redpajama-cc, redpajama-c4."""
 
     revision: str = "main"
@@ -213,7 +215,7 @@ class SourceConfig:
 
 @dataclass
 class GatherConfig:
-    """Which sources to gather, how much, and into how large shards."""
+    """What to gather, how much, and into how large shards."""
 
     sources: list[SourceConfig] = field(default_factory=list)
     """One source, or several that are mixed by weight."""
@@ -228,8 +230,7 @@ class GatherConfig:
     """Processes that read in parallel where a source can; 0: one for each CPU core."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    """How servers are asked: contact, requests_per_minute, concurrency, allow_private,
-    largest_megabytes."""
+    """How servers are asked."""
 
 
 CONFIGS: dict[str, type[Any]] = {

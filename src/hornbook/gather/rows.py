@@ -44,7 +44,7 @@ def find_text_column(
         HornbookError: it is missing, or there are several; the columns are listed.
     """
     shown = [" ".join(name.split())[:60] for name in names]
-    listed = f"its columns are: {', '.join(shown) or '(none)'}"
+    listed = f"its columns are: {', '.join(shown)}" if shown else "none of its columns holds text"
     if others:
         listed += f"; without text: {', '.join(' '.join(each.split())[:60] for each in others)}"
     if wanted is not None:
@@ -55,6 +55,8 @@ def find_text_column(
         )
     if "text" in names:
         return "text"
+    if not names:
+        raise HornbookError(listed, where=where, hint="Is it the right file?")
     candidates = [name for name in TEXT_COLUMNS if name in names]
     if len(candidates) == 1:
         return candidates[0]

@@ -52,8 +52,9 @@ class SiteSource:
             raise HornbookError(
                 profile.terms,
                 where=site,
-                hint="If you have its permission, say so with --i-have-permission; Wikipedia "
-                "allows robots: hornbook gather wikipedia",
+                hint="If you have its permission, say so with --i-have-permission (in a recipe "
+                "`i_have_permission: true` in the source's settings; without it, take the source "
+                "out); Wikipedia allows robots: hornbook gather wikipedia",
             )
         if not self._queries:
             raise HornbookError("nothing to search for was named", where="--queries")
@@ -80,10 +81,11 @@ class SiteSource:
                 obey_robots=True,
             )
         )
+        client.check_named(self._profile.site)
         items = gathering.items
         for query in self._queries:
             items.add([f"{query}\n1"], "search")
-        taken, failures = cursor.get("articles", 0), 0
+        taken, failures, problem = cursor.get("articles", 0), 0, ""
         while taken < self._config.pages:
             item = next(iter(items.next(1) or items.next(1, "search")), None)
             if item is None:
@@ -96,13 +98,10 @@ class SiteSource:
                     document = self._article(item, client, gathering)
             except FetchError as error:
                 state = self._final_state(item, error)
-                failures += state == "failed"
+                if state == "failed":
+                    failures, problem = failures + 1, str(error)
                 if failures == MOST_FAILURES:
-                    raise StopGathering(
-                        f"{failures} pages could not be had: {error}",
-                        where=self._profile.site,
-                        hint="Run the same command again later: it goes on from here",
-                    ) from error
+                    break
                 items.set(item.key, state, str(error))
                 gathering.count(f"pages {state}")
                 if state == "failed":
@@ -110,6 +109,12 @@ class SiteSource:
             failures = 0
             taken += document is not None
             yield Gathered(document, {"articles": taken})
+        if failures == MOST_FAILURES or (failures and not taken):
+            raise StopGathering(
+                f"{failures} pages could not be had: {problem}",
+                where=self._profile.site,
+                hint="Run the same command again later: it goes on from here",
+            )
         if failures:
             yield Gathered(None, {"articles": taken})
         if not taken:

@@ -60,6 +60,7 @@ class UrlSource:
             HornbookError: bytes of another hash, an unreadable file, or no file at all.
         """
         client = gathering.client(Politeness(obey_robots=True))
+        client.check_named(*(file.url for file in self._files))
         begin, within = cursor.get("file", 0), cursor.get("documents", 0)
         missing = cursor.get("missing", 0)
         files = fetch_files(self._files, client, gathering.work, first=begin, note=gathering.note)
@@ -82,7 +83,9 @@ class UrlSource:
     ) -> None:
         where = shown(file.url)
         if file.sha256 and "sha256" in str(error):
-            raise HornbookError(str(error), where=where, hint="Is the hash right? Who changed it?")
+            raise HornbookError(
+                str(error), where=where, hint="Is the hash right? If so, the file has changed"
+            )
         if is_worth_another_run(error):
             raise StopGathering(
                 str(error), where=where, hint="Run the same command again later: it goes on"

@@ -11,6 +11,7 @@ written, never the other unit, since a wrong number is worse than none.
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -142,9 +143,16 @@ def _value(arguments: Arguments) -> str:
     return f"{text} {unit}" if unit else text
 
 
+_POWERS = {"3": "thousand", "6": "million", "9": "billion", "12": "trillion"}
+_POWER = re.compile(f"e({'|'.join(_POWERS)})(.+)")
+
+
 def _convert(arguments: Arguments) -> str:
     """The quantity and its unit as they were written: `5 miles`, `3 by 4 metres`."""
     words = arguments.all()
+    power = _POWER.fullmatch(words[1]) if len(words) > 1 else None
+    if power and power[2] in UNITS:  # 22|e6acre: 22 million acres
+        words[:2] = [f"{words[0]} {_POWERS[power[1]]}", power[2]]
     at = next((at for at, word in enumerate(words[1:], 1) if word in UNITS), None)
     if at is None:
         return " ".join(words[:2])
