@@ -16,8 +16,8 @@ ROOMS = [
 ]  # fmt: skip
 FOUNDATIONS = {"errors", "files", "documents", "progress"}
 SEES_EVERY_ROOM = {
-    "__main__", "arguments", "cli", "commands", "feeding", "forecasting", "gathering", "planning",
-    "recipe", "run", "stages", "verbs", "worker",
+    "__main__", "arguments", "cli", "commands", "evaluating", "feeding", "forecasting",
+    "gathering", "planning", "recipe", "run", "stages", "verbs", "worker",
 }  # fmt: skip
 FILES = sorted(HOUSE.rglob("*.py"))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hornbook.errors import HornbookError
+from hornbook.evaluating import evaluate_model, load_for_generation
 from hornbook.files import lock_folder
 from hornbook.progress import say
 from hornbook.recipe import (
@@ -31,9 +32,7 @@ from hornbook.run import RunDirectory
 from hornbook.stages import (
     STAGES,
     check_settings,
-    evaluate_model,
     feed_gives_text,
-    load_for_generation,
     run_stages,
     stages_of,
     tokens_folder,

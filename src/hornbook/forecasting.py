@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hornbook.errors import HornbookError, check_limits
+from hornbook.evaluating import evaluation_texts
 from hornbook.files import read_json, write_json, write_text
 from hornbook.recipe import Recipe, load_recipe
 from hornbook.run import RunDirectory
-from hornbook.stages import evaluation_texts, tokens_folder
+from hornbook.stages import tokens_folder
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace

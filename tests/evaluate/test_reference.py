@@ -13,8 +13,8 @@ from hornbook.evaluate.config import EvaluateConfig
 from hornbook.evaluate.heldout import HeldOut
 from hornbook.evaluate.laws import LAWS, Place
 from hornbook.evaluate.reference import MOST_BYTES, documents_to_measure, measure, reference_of
+from hornbook.evaluating import evaluate_model, evaluation_texts
 from hornbook.recipe import load_recipe
-from hornbook.stages import evaluate_model, evaluation_texts
 
 OWN = HeldOut(
     loss=4.0, perplexity=54.6, bits_per_byte=4.0 / math.log(2) / 4.5, tokens=1000, bytes=4500,
