@@ -192,7 +192,7 @@ def test_quickstart_on_own_text_has_no_prompts_of_shakespeares(
     seen = recipes_of_runs(monkeypatch)
     main(["quickstart", "--text", "a.txt", "b.txt", "--run", str(tmp_path / "own")])
     assert seen[0].prepare.inputs == ["a.txt", "b.txt"]
-    assert seen[0].pretrain.sample_prompts == []
+    assert seen[0].pretrain.sample_prompts == [] and "Shakespeare" not in seen[0].description
     main(["quickstart", "--run", str(tmp_path / "plays")])
     assert seen[1].prepare.inputs == ["shakespeare"]
     assert seen[1].pretrain.sample_prompts

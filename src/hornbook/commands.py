@@ -55,7 +55,11 @@ def quickstart(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> in
     """
     if arguments.text:
         # The recipe's prompts are Shakespeare's; other text begins as its documents do.
-        own = {"prepare": {"inputs": arguments.text}, "pretrain": {"sample_prompts": []}}
+        own = {
+            "description": "A small Llama-shaped model on text of your own, on a CPU in minutes.",
+            "prepare": {"inputs": arguments.text},
+            "pretrain": {"sample_prompts": []},
+        }
         overrides = merge(own, overrides)
     run_directory = RunDirectory(Path(arguments.run or "runs/quickstart"))
     begun = run_directory.recipe_file.exists()
