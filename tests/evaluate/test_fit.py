@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.evaluate.synthetic_curves import Known, drawn, tokens
 
@@ -35,12 +35,13 @@ def seen(known: Known, seed: int, ahead: int = 3) -> tuple[Ensemble, float, floa
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.floats(0.3, 3), st.floats(0.3, 2), st.floats(0.15, 0.6))
+@example(0.5, 2.0, 0.625)
+@given(st.floats(0.3, 3), st.floats(0.3, 2), st.floats(0.15, 0.8))
 def test_a_law_without_noise_is_found(floor: float, scale: float, exponent: float) -> None:
     x = tokens(STEPS)
     known = Known(floor, scale, exponent, x[-1])
     found, far = fit(x, known.loss(x)), 10 * float(x[-1])
-    assert found.loss(far) == pytest.approx(float(known.loss(far)), rel=0.02, abs=0.02)
+    assert found.loss(far) == pytest.approx(float(known.loss(far)), rel=0.01, abs=0.01)
     assert found.exponent == pytest.approx(exponent, abs=0.03)
 
 

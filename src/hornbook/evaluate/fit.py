@@ -29,8 +29,9 @@ FIRST_SHARE = 0.3
 """Share of the tokens that is left out at the beginning: what matters for what comes is how the
 curve falls last."""
 
-EXPONENTS = np.linspace(0.02, 1.2, 119)
-"""The exponents that are tried."""
+EXPONENTS = np.linspace(0.02, 1.2, 237)
+"""The exponents that are tried. In steps of 0.01 a law without noise, of an exponent between two of
+them, was missed by 1.2 % at ten times the tokens."""
 
 PRIOR, PRIOR_WIDTH = 0.3, 0.1
 """The exponent expected before there are data, and its standard deviation. Published laws have 0.28
