@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -187,3 +188,16 @@ def test_a_stage_that_has_to_wait_is_stopped(
         run_stages(recipe, run, ["gather"])
     record = run.record("gather")
     assert record is not None and record.outcome == "stopped"
+
+
+def test_a_setting_without_meaning_does_not_stay_in_a_new_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [json.dumps({"text": f"Text number {n} of the set."}) + "\n" for n in range(200)]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    run = tmp_path / "run"
+    words = ["prepare", str(tmp_path / "a.jsonl"), "--run", str(run)]
+    code, _, error = run_main(capsys, *words, "--prepare.near.threshold", "7")
+    assert code == 2 and "near.threshold" in error
+    assert not (run / "recipe.yaml").exists()
+    assert run_main(capsys, *words)[0] == 0

@@ -186,6 +186,16 @@ def test_a_private_address_is_refused_before_anything_is_counted(
     assert titles(gather(config(site), tmp_path)) == IN_ORDER
 
 
+def test_a_site_that_never_answered_is_asked_again(httpserver: HTTPServer, tmp_path: Path) -> None:
+    httpserver.expect_request("/search").respond_with_data("", status=500)
+    site = own_site.serve(httpserver)
+    with pytest.raises(StopGathering, match="1 pages could not be had"):
+        gather(config(site, queries=["tide"]), tmp_path)
+    httpserver.clear()
+    assert own_site.serve(httpserver) == site
+    assert "Tide" in titles(gather(config(site, queries=["tide"]), tmp_path))
+
+
 def test_the_same_page_under_two_addresses(httpserver: HTTPServer, tmp_path: Path) -> None:
     site = own_site.serve(
         httpserver,
