@@ -14,7 +14,7 @@ ROOMS = [
     "gather", "corpus", "tokenizer", "tokens", "model", "optim", "plan", "train", "chat",
     "multimodal", "evaluate", "feed", "report", "serve", "publish",
 ]  # fmt: skip
-FOUNDATIONS = {"errors", "files", "documents", "progress"}
+FOUNDATIONS = {"errors", "files", "documents", "processes", "progress"}
 SEES_EVERY_ROOM = {
     "__main__", "arguments", "cli", "commands", "evaluating", "feeding", "forecasting",
     "gathering", "planning", "recipe", "run", "stages", "verbs", "worker",

@@ -65,6 +65,28 @@ def test_the_budget_ends_it(tmp_path: Path, replayable: bool) -> None:
 
 
 @both
+def test_a_larger_budget_goes_on(tmp_path: Path, replayable: bool) -> None:
+    sizes = [400] * 9
+    collect(ScriptedSource(sizes, replayable), GatherConfig(megabytes=0.001), tmp_path / "a")
+    source = ScriptedSource(sizes, replayable)
+    report = collect(source, GatherConfig(megabytes=0.002), tmp_path / "a")
+    assert (report.documents, report.bytes, source.given) == (5, 2000, [3, 4])
+    assert report.settings["megabytes"] == 0.002
+    again = ScriptedSource(sizes, replayable)
+    collect(again, GatherConfig(megabytes=0.0015), tmp_path / "a")
+    assert not again.given, "less than there is"
+    report = collect(ScriptedSource(sizes, replayable), GatherConfig(), tmp_path / "a")
+    collect(ScriptedSource(sizes, replayable), GatherConfig(), tmp_path / "b")
+    assert [d.id for d in read_documents(tmp_path / "a")] == [
+        d.id for d in read_documents(tmp_path / "b")
+    ]
+    assert report.counts == {"steps": 9, "ends": 1}
+    again = ScriptedSource(sizes, replayable)
+    collect(again, GatherConfig(megabytes=5), tmp_path / "a")
+    assert not again.given, "there is no more"
+
+
+@both
 def test_nothing_to_gather(tmp_path: Path, replayable: bool) -> None:
     assert collect(ScriptedSource([0, 0], replayable), CONFIG, tmp_path).shards == []
 

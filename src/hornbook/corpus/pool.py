@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -18,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from hornbook.errors import HornbookError
+from hornbook.processes import start_worker, usable_cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -67,13 +65,6 @@ def ordered_map(
         pool.shutdown(cancel_futures=True)
 
 
-def usable_cores() -> int:
-    """Cores that this process may use; not every system can tell them from all there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _drain(jobs: list[Job]) -> Iterator[Job]:
     """Hand over a list's jobs without keeping them."""
     jobs.reverse()
@@ -87,17 +78,8 @@ _worker_function: Callable[[Any], Any] | None = None
 
 def _start_worker(work: Callable[[Any], Any]) -> None:
     global _worker_function
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    start_worker()
     _worker_function = work
-
-
-def _end_with_parent() -> None:
-    """Leave when the parent is gone, even if it was killed and could not say so."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _work_in_worker(job: Any) -> Any:

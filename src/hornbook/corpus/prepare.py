@@ -29,7 +29,7 @@ from hornbook.corpus.clean import Cleaner, clean
 from hornbook.corpus.config import PrepareConfig
 from hornbook.corpus.decide import Plan, decide, steps_of
 from hornbook.corpus.ledger import check_ledger
-from hornbook.corpus.pool import ordered_map, usable_cores
+from hornbook.corpus.pool import ordered_map
 from hornbook.corpus.prepare_report import Count, PassageReport, PrepareReport, Tally
 from hornbook.corpus.signatures import algorithm
 from hornbook.corpus.spool import Part, Spool, read_parts, read_spool
@@ -41,6 +41,7 @@ from hornbook.files import disk_errors, write_text
 from hornbook.gather.cache import user_cache
 from hornbook.gather.inputs import find_inputs
 from hornbook.gather.readers import Reading, read_with_cursor
+from hornbook.processes import usable_cores
 from hornbook.progress import bar, say, warn
 
 SHAKESPEARE = "shakespeare"

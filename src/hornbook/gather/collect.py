@@ -55,6 +55,9 @@ SHOWN_COUNTS = 20
 """Lines of the closing table that say what else happened, the largest; a dump has hundreds of
 templates whose words are lost."""
 
+BUDGET, END = "budget", "end"
+"""Why a gathering is finished: so much was asked for, or there is no more."""
+
 _ALL = 2**62
 
 
@@ -82,6 +85,8 @@ class GatherReport:
 def collect(source: Source, config: GatherConfig, out: Path) -> GatherReport:
     """Gather a source into the folder `out`, or go on with it.
 
+    A folder that ended at its budget goes on where `config.megabytes` is now more, in new shards.
+
     Raises:
         HornbookError: the folder was begun with other settings, has files of something else, or
             another process works in it; or the source cannot be read. What was gathered until then
@@ -90,24 +95,33 @@ def collect(source: Source, config: GatherConfig, out: Path) -> GatherReport:
     fingerprint = {
         "source": source.name,
         **source.fingerprint(),
-        "megabytes": config.megabytes,
         "shard_megabytes": config.shard_megabytes,
     }
     _check_limits(config)
     _check_folder(out)
     with lock_folder(out), Journal.open(out, fingerprint) as journal:
         _check_shards(journal, out)
-        if journal.finished:
-            say(f"gather: done already, in {out}")
+        finished = journal.get("finished")
+        if finished == BUDGET and not _is_enough(config, journal.get("progress")):
+            journal.set("finished", finished := None)  # more is asked for than then
+        if finished:
+            size = journal.get("progress")["bytes"] / 1e6
+            say(f"gather: done already, {size:,.1f} MB of text in {out}")
         else:
             with Tools(config, out, journal) as tools:
                 _Collecting(source, config, out, journal, tools).run()
         progress, counts = journal.get("progress"), journal.get("counts")
         documents, size = progress["documents"], progress["bytes"]
-        report = GatherReport(source.name, fingerprint, documents, size, counts, journal.shards)
+        settings = {**fingerprint, "megabytes": config.megabytes}
+        report = GatherReport(source.name, settings, documents, size, counts, journal.shards)
         write_json(out / "gather.json", dataclasses.asdict(report))
         shutil.rmtree(out / WORK, ignore_errors=True)
     return report
+
+
+def _is_enough(config: GatherConfig, progress: dict[str, int]) -> bool:
+    """Whether the budget of bytes is used up; 0 means that there is none."""
+    return 0 < config.megabytes * 10**6 <= progress["bytes"]
 
 
 def _check_limits(config: GatherConfig) -> None:
@@ -161,8 +175,8 @@ class _Collecting:
         self, source: Source, config: GatherConfig, out: Path, journal: Journal, tools: Tools
     ):
         self._source, self._out, self._journal, self._tools = source, out, journal, tools
+        self._config = config
         self._shard_characters = config.shard_megabytes * 10**6
-        self._most_bytes = config.megabytes * 10**6
         self._cursor = journal.cursor
         self._progress = {"documents": 0, "bytes": 0, "consumed": 0}
         self._progress |= journal.get("progress") or {}
@@ -228,13 +242,13 @@ class _Collecting:
         with self._source_works():
             size = self._source.size(self._tools)
         total, unit = size.bytes, "consumed"
-        if self._most_bytes:
-            total, unit = int(self._most_bytes), "bytes"
+        if self._config.megabytes:
+            total, unit = int(self._config.megabytes * 10**6), "bytes"
         elif total is None:
             total, unit = size.documents, "documents"
         shown.restart(self._progress[unit], total)
         steps = self._source.documents(self._cursor, self._tools)
-        while not self._most_bytes or self._progress["bytes"] < self._most_bytes:
+        while not _is_enough(self._config, self._progress):
             before = self._progress[unit]
             with self._source_works():
                 step = next(steps, None)
@@ -252,9 +266,13 @@ class _Collecting:
         self._counts = dict(self._tools.counts)
 
     def _finish(self) -> None:
-        """What is to be committed next is all, with what was counted after the last step."""
-        self._counts = dict(self._tools.counts)
-        self._journal.set("finished", True)
+        """What is to be committed next is all there is, with what was counted after the last step;
+        or all that was asked for, from which a larger budget goes on."""
+        if _is_enough(self._config, self._progress):
+            self._journal.set("finished", BUDGET)
+        else:
+            self._counts = dict(self._tools.counts)
+            self._journal.set("finished", END)
 
     def _commit(self) -> None:
         self._journal.set("cursor", self._cursor)

@@ -220,16 +220,16 @@ class GatherConfig:
     sources: list[SourceConfig] = field(default_factory=list)
     """One source, or several that are mixed by weight."""
 
-    megabytes: float = 0.0
-    """How much text to gather, in MB; 0: all there is."""
+    megabytes: float = field(default=0.0, metadata={"horizon": True})
+    """How much text to gather, in MB; 0: all there is. Raised, a gathering goes on."""
 
     shard_megabytes: int = 256
     """Text per Parquet shard, in MB."""
 
-    workers: int = 0
+    workers: int = field(default=0, metadata={"horizon": True})
     """Processes that read in parallel where a source can; 0: one for each CPU core."""
 
-    network: NetworkConfig = field(default_factory=NetworkConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig, metadata={"horizon": True})
     """How servers are asked."""
 
 

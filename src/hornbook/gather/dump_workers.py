@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
 from hornbook.errors import HornbookError
+from hornbook.processes import start_worker
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -119,8 +118,7 @@ class _Worker:
 
 def _serve(work: Work[Any, Any], connection: Connection) -> None:
     """What a process does: tasks come in, results go out, until the other side is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    start_worker()
 
     @contextlib.contextmanager
     def slow(part: int) -> Iterator[None]:
@@ -134,11 +132,3 @@ def _serve(work: Work[Any, Any], connection: Connection) -> None:
         while True:
             task, left_out = connection.recv()
             connection.send((True, work(task, left_out, slow)))
-
-
-def _end_with_parent() -> None:
-    """Leave when the parent is gone, even if it was killed and could not say so."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -152,11 +152,6 @@ class Journal:
         return self.get("cursor") or {}
 
     @property
-    def finished(self) -> bool:
-        """Whether all is gathered."""
-        return bool(self.get("finished"))
-
-    @property
     def shards(self) -> list[ShardRow]:
         """The shards that are whole, in order."""
         rows = self._connection.execute("SELECT * FROM shard ORDER BY number")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hornbook.files import disk_errors
 from hornbook.gather.config import GatherConfig
 from hornbook.gather.journal import WORK, Journal
+from hornbook.processes import usable_cores
 from hornbook.progress import say
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Tools:
     def __init__(self, config: GatherConfig, out: Path, journal: Journal, name: str = ""):
         self._config, self._out, self._journal, self._name = config, out, journal, name
         self.items = journal.items(name)
-        self.workers = config.workers or _processors()
+        self.workers = config.workers or usable_cores()
         self.work = out / WORK / name
         self.counts: Counter[str] = Counter()
         self.clients: list[PoliteClient] = []
@@ -94,13 +95,6 @@ class Tools:
                 return
             self._quarantined.add(key)
             file.write(json.dumps({"key": key, "why": why, "text": text}).encode() + b"\n")
-
-
-def _processors() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _keys(file: Any) -> set[str]:

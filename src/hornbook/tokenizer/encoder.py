@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +18,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from hornbook.errors import HornbookError
+from hornbook.processes import start_worker, usable_cores
 from hornbook.progress import say
 from hornbook.tokenizer.config import TokenizeConfig
 from hornbook.tokenizer.tokenizer import Tokenizer
@@ -140,7 +138,7 @@ def choose_encoder(tokenizer: Tokenizer, config: TokenizeConfig, sample: Sequenc
     Raises:
         HornbookError: gigatoken was asked for by name, but is missing or gives other ids.
     """
-    reference = TokenizersEncoder(tokenizer, config.workers or _usable_cores())
+    reference = TokenizersEncoder(tokenizer, config.workers or usable_cores())
     if config.encoder == "tokenizers":
         return reference
     hint = "Set it to auto"
@@ -213,29 +211,13 @@ _worker_tokenizer: Tokenizer | None = None
 
 def _start_worker(path: Path) -> None:
     global _worker_tokenizer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    start_worker()
     _worker_tokenizer = Tokenizer(path)
-
-
-def _end_with_parent() -> None:
-    """Leave when the parent is gone, even if it was killed and could not say so."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _encode_in_worker(texts: list[str]) -> list[np.ndarray]:
     assert _worker_tokenizer is not None
     return [_worker_tokenizer.encode_array(text) for text in texts]
-
-
-def _usable_cores() -> int:
-    """Cores that this process may use; not every system can tell them from all there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _parts(texts: Sequence[str]) -> Iterator[list[str]]:

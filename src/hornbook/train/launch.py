@@ -34,6 +34,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
 )
 
 from hornbook.errors import HornbookError
+from hornbook.processes import usable_cores
 from hornbook.train.parallel import STARTS, connect
 
 WORKER = "hornbook.worker"
@@ -84,7 +85,7 @@ def launch(run: Path, processes: int) -> Any:
 
 def _start(rank: int, processes: int, port: int) -> subprocess.Popen[bytes]:
     environment = {
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
+        "OMP_NUM_THREADS": str(max(1, usable_cores() // processes)),
         **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
