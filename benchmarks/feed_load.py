@@ -3,7 +3,7 @@
     python benchmarks/feed_load.py wikipedia-en-sample.jsonl.zst
     python benchmarks/feed_load.py wikipedia-en-sample.jsonl.zst --only read append
 
-Texts are pieces of 2,000 characters of real articles (51,000 of them; longer logs repeat them under
+Texts are pieces of 2,000 characters of real articles (47,000 of them; longer logs repeat them under
 other numbers). The server is `hornbook feed serve` as a process of its own; the client reads 64
 texts at a time over one connection, undoes the compression and parses the JSON.
 
@@ -47,7 +47,7 @@ from hornbook.feed.auth import listening_addresses
 from hornbook.feed.config import FeedConfig
 from hornbook.feed.cursors import Cursors
 from hornbook.feed.log import LogWriter
-from hornbook.feed.serve import FeedServer, bind
+from hornbook.feed.serve import FeedServer, listen
 from hornbook.feed.server import Feed
 from hornbook.gather.readers import read_inputs
 
@@ -208,7 +208,7 @@ def serve_and_append(folder: Path, port: int, texts: list[str]) -> None:
     threading.Thread(target=produce, daemon=True).start()
     config = FeedConfig(folder=str(folder))
     feed = Feed(log, Cursors(folder), config)
-    server = FeedServer(feed, None, bind(listening_addresses(config, None), port))
+    server = FeedServer(feed, None, listen(listening_addresses(config, None), port))
     asyncio.run(server.run_feed())
 
 
@@ -231,7 +231,7 @@ def million(folder: Path, archive: Path, texts: int) -> dict[str, Any]:
         reader = Reader(port, process, "zstd")
         while reader.texts < texts:
             reader.read()
-            if reader.texts // 50_000 > len(sizes) - 1:
+            if reader.texts // (texts // 20) > len(sizes) - 1:
                 sizes.append(resident(process))
     return {
         "texts": reader.texts,

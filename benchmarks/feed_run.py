@@ -6,7 +6,7 @@
 
 Each call ends by itself within `--seconds`. The first one converts the text to Parquet, the feed's archive;
 trains the teacher (`speedrun-stock`, 124M, on some of the same text) for half a minute; serves archive and teacher
-(15 % of the texts); and trains the recipe `phi2-feed` from that feed on the same GPU. As soon as the run is
+(15 % of the bytes of text); and trains the recipe `phi2-feed` from that feed on the same GPU. As soon as the run is
 long enough, `hornbook forecast` is made and kept. At the end of its time the trainer is asked to stop, which
 saves a checkpoint in `--work`; with `--resume` the same feed is served again and training goes on.
 

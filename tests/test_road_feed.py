@@ -82,9 +82,15 @@ def test_a_run_whose_text_is_all_a_feeds(
     assert "Epoch: 0003 Step count: 3 loss = " in said.out
     assert "Epoch: 0003 Step count: 2 " not in said.out
 
+    record = run / "pretrain" / "stage.json"  # as if killed after the last checkpoint
+    record.write_text(record.read_text().replace('"outcome": "done"', '"outcome": "running"'))
+    nowhere = ["--data.feed", f"http://127.0.0.1:{free_port()}"]
+    assert main([*words(feed, run, 12), *nowhere]) == 0
+    assert read_json(record)["outcome"] == "done"
 
-def test_what_is_done_needs_no_feed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A feed that is not there is an error only where it is needed, and after the set time."""
+
+def test_a_feed_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error after the set time."""
     nowhere = f"http://127.0.0.1:{free_port()}"
     impatient = ["--data.feed", nowhere, "--data.feed_give_up_minutes", "0.01"]
     assert main(["run", "feed-cpu", "--run", str(tmp_path / "run"), *impatient]) == 2
@@ -94,7 +100,7 @@ def test_what_is_done_needs_no_feed(tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--data.mode", "windows", "data.mode: a feed's texts are trained on in their order"),
+        ("--data.mode", "windows", "data.mode: must be chunks: a feed's texts come in their order"),
         ("--data.feed", "nonsense", "'nonsense' is no address of a feed"),
         ("--data.feed_batch", "0", "data.feed_batch: must be at least 1"),
     ],

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hornbook.errors import HornbookError
 from hornbook.gather.feed_log import FeedLog, Gone
+from hornbook.progress import warn
 from hornbook.recipe import build_recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
 DAMAGED = 2
 """Exit code of `feed check` where texts are lost."""
 
-_AT_A_TIME = 256
+_AT_A_TIME = 64
 _MOST_BYTES = 16 * 2**20
+
+Records = list[dict[str, Any]]
 
 
 def main(arguments: Namespace, overrides: dict[str, Any]) -> int:
@@ -33,7 +37,7 @@ def main(arguments: Namespace, overrides: dict[str, Any]) -> int:
             "which feed?", where=f"hornbook feed {arguments.action}", hint="Name its folder"
         )
     if arguments.action == "check":
-        return _check(FeedLog.open(Path(arguments.target)))
+        return _check(Path(arguments.target))
     _read(arguments.target, arguments.cursor, arguments.n)
     return 0
 
@@ -53,59 +57,90 @@ def _serve(target: str, overrides: dict[str, Any]) -> int:
 
 
 def _read(target: str, cursor: int, n: int) -> None:
-    """Print texts as JSON lines: number, text, and what else is known."""
-    if target.startswith(("http://", "https://")):
-        records = _records_of_server(target, cursor, n)
-    else:
-        records = FeedLog.open(Path(target)).records(cursor, n, _MOST_BYTES)[1]
-    for record in records:
-        sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+    """Print texts as JSON lines: number, text, and what else is known; `n`, or those there are."""
+    if cursor < 0 or n < 1:
+        raise HornbookError("--cursor is at least 0, --n at least 1", where="hornbook feed read")
+    is_address = target.startswith(("http://", "https://"))
+    ask = _server(target) if is_address else _folder(Path(target))
+    head = cursor + 1
+    while n > 0 and cursor < head:
+        records, head = ask(cursor, min(n, _AT_A_TIME))
+        for record in records:
+            sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+        cursor, n = cursor + len(records), n - len(records)
 
 
-def _records_of_server(url: str, cursor: int, n: int) -> list[dict[str, Any]]:
+def _folder(folder: Path) -> Callable[[int, int], tuple[Records, int]]:
+    """Gives texts from a number on, and the number after the last there is."""
+    log = FeedLog.open(folder)
+    return lambda cursor, n: (log.records(cursor, n, _MOST_BYTES), log.head)
+
+
+def _server(url: str) -> Callable[[int, int], tuple[Records, int]]:
+    """The same by HTTP."""
     import httpx2
 
     from hornbook.tokens.feed_protocol import feed_token
 
     token = feed_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    parameters: dict[str, str | int] = {"cursor": cursor, "n": n, "format": "object"}
-    try:
-        answer = httpx2.get(
-            url.rstrip("/") + "/generate", params=parameters, headers=headers, timeout=60
-        )
-        content = answer.json()
-        if answer.status_code != 200:
-            raise HornbookError(
-                content["error"], where=f"{url}: {answer.status_code}", hint=content.get("hint")
-            )
-        return list(content["texts"])
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise HornbookError(f"does not answer ({error})", where=url) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise HornbookError(
-            "this is no feed's answer", where=url, hint="Is it the address of a feed?"
-        ) from error
+
+    def ask(cursor: int, n: int) -> tuple[Records, int]:
+        parameters: dict[str, str | int] = {"cursor": cursor, "n": n, "format": "object"}
+        address = url.rstrip("/") + "/generate"
+        try:
+            answer = httpx2.get(address, params=parameters, headers=headers, timeout=60)
+            content = answer.json()
+            if answer.status_code != 200:
+                where, hint = f"{url}: {answer.status_code}", content.get("hint")
+                raise HornbookError(content["error"], where=where, hint=hint)
+            return list(content["texts"]), int(content["head"])
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise HornbookError(f"does not answer ({error})", where=url) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            hint = "Is it the address of a feed?"
+            raise HornbookError("this is no feed's answer", where=url, hint=hint) from error
+
+    return ask
 
 
-def _check(log: FeedLog) -> int:
+def _check(folder: Path) -> int:
     """Read every block of a log, and say what is lost."""
+    given = _given(folder)  # before the log, which may grow meanwhile
+    log = FeedLog.open(folder)
     cursor, texts, size = log.first, 0, 0
     while cursor < log.head:
         try:
-            found = log.texts(cursor, _AT_A_TIME, _MOST_BYTES)
+            count, array = log.texts(cursor, _AT_A_TIME, _MOST_BYTES)
         except Gone as gone:
             cursor = gone.first
             continue
-        texts, size = texts + found.count, size + len(found.json)
-        cursor += found.count
-    lost = sum(each.next - each.first for each in log.damaged)
+        texts, size = texts + count, size + len(array)
+        cursor += count
+    ranges = [(each.path.name, each.first, each.next) for each in log.damaged]
+    if given > log.head:
+        ranges.append(("the end", log.head, given))
+    lost = sum(following - first for _, first, following in ranges)
     lines = [
         f"log        {log.id}",
         f"numbers    {log.first:,} to {log.head:,}",
         f"texts      {texts:,}, {size:,} bytes as JSON, {log.stored_bytes:,} on disk",
         f"lost       {lost:,}",
-        *(f"  {each.path.name}: {each.first:,} to {each.next - 1:,}" for each in log.damaged),
+        *(f"  {name}: {first:,} to {following - 1:,}" for name, first, following in ranges),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     return DAMAGED if lost else 0
+
+
+def _given(folder: Path) -> int:
+    """A number below which readers were given everything, as far as they are known."""
+    from hornbook.feed.cursors import STATE, Cursors
+
+    if not (folder / STATE).exists():
+        return 0
+    try:
+        with Cursors(folder) as cursors:
+            return cursors.highest()
+    except HornbookError as error:  # damaged, or on a disk that is read only
+        warn(str(error))
+        return 0

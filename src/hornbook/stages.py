@@ -197,11 +197,10 @@ def _evaluation_text(recipe: Recipe) -> dict[str, str]:
 
 
 def _file_states(named: Sequence[str | Path]) -> dict[str, str]:
-    """Size and time of every file: cheap, and changes whenever a file was written."""
     from hornbook.gather.inputs import find_inputs
 
-    files = [file.path for each in (find_inputs(named) if named else ()) for file in each.files]
-    return {str(path): f"{path.stat().st_size} bytes, {path.stat().st_mtime_ns}" for path in files}
+    found = find_inputs(named) if named else ()
+    return {str(file.path): file.state for each in found for file in each.files}
 
 
 def _token_sources(recipe: Recipe) -> dict[str, str]:
@@ -273,14 +272,15 @@ def check_settings(recipe: Recipe, run: RunDirectory, names: Sequence[str]) -> N
         from hornbook.corpus.prepare import check_settings as check_prepare
 
         check_prepare(recipe.prepare)
+    if recipe.data.feed is not None:
+        from hornbook.train.feed import check_feed
+
+        check_feed(recipe.data, recipe.pretrain.gpus)
     if "pretrain" not in names:
         return
     from hornbook.tokenizer.tokenizer import Tokenizer
-    from hornbook.train.feed import check_feed
     from hornbook.train.pretrain import check_settings as check_pretrain
 
-    if recipe.data.feed is not None:
-        check_feed(recipe.data, recipe.pretrain.gpus)
     tokenizer = tokens_folder(recipe, run) / "tokenizer" / "tokenizer.json"
     size = Tokenizer.load(tokenizer).size if tokenizer.exists() else SOME_VOCABULARY
     check_pretrain(recipe.model, recipe.optimizer, recipe.pretrain, recipe.generate, size)

@@ -17,7 +17,7 @@ from hornbook.feed.config import FeedConfig
 from hornbook.feed.cursors import Cursors
 from hornbook.feed.guard import ConnectionLimits
 from hornbook.feed.log import LogWriter
-from hornbook.feed.serve import FeedServer, bind
+from hornbook.feed.serve import FeedServer, listen
 from hornbook.feed.server import Feed
 
 
@@ -70,7 +70,7 @@ def serving(
 ) -> Iterator[Served]:
     """Serve a log. `settings` are those of `FeedConfig`."""
     config = FeedConfig(folder=str(log.folder), **settings)
-    sockets = bind(listening_addresses(config, token), port)
+    sockets = listen(listening_addresses(config, token), port)
     with Cursors(log.folder) as cursors:
         feed = Feed(log, cursors, config, held_out=held_out, production=production)
         server = FeedServer(feed, token, sockets, limits)

@@ -14,7 +14,7 @@ from hornbook.errors import HornbookError
 from hornbook.feed.auth import is_allowed, is_loopback, listening_addresses, server_token
 from hornbook.feed.config import FeedConfig
 from hornbook.feed.log import LogWriter
-from hornbook.feed.serve import bind, serve
+from hornbook.feed.serve import listen, serve
 
 TOKEN = "s3cret.token-of_this~test+/="
 
@@ -50,7 +50,7 @@ def test_without_a_token_a_feed_is_for_this_machine(
     host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HORNBOOK_FEED_TOKEN", raising=False)
-    monkeypatch.setattr("hornbook.feed.serve.bind", lambda *_: pytest.fail("it was bound"))
+    monkeypatch.setattr("hornbook.feed.serve.listen", lambda *_: pytest.fail("it was bound"))
     config = FeedConfig(folder=str(tmp_path / "feed"), host=host, port=0)
     with pytest.raises(HornbookError, match=r"without a token.*HORNBOOK_FEED_TOKEN"):
         serve(config)
@@ -100,4 +100,4 @@ def test_a_port_that_is_taken(log: LogWriter, served: Callable[..., Served]) -> 
     feed = served(log)
     addresses = listening_addresses(FeedConfig(), None)
     with pytest.raises(HornbookError, match=r"cannot listen.*--feed\.port"):
-        bind(addresses, feed.port)
+        listen(addresses, feed.port)

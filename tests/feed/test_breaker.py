@@ -40,7 +40,6 @@ def test_it_opens_after_failures_in_a_row() -> None:
         breaker.failed("no answer")
     breaker.check()
     breaker.failed("no answer")
-    assert breaker.state == "open"
     assert refused(breaker).seconds == FIRST_PAUSE
     assert refused(breaker).why == "no answer"
 
@@ -51,7 +50,6 @@ def test_after_the_pause_one_request_tries_and_the_pause_doubles() -> None:
     pause = FIRST_PAUSE
     for _ in range(10):
         clock.time += pause
-        assert breaker.state == "half-open"
         breaker.check()
         refused(breaker)  # a second one has to wait for the first
         breaker.failed("still no answer")
@@ -61,7 +59,6 @@ def test_after_the_pause_one_request_tries_and_the_pause_doubles() -> None:
     clock.time += pause
     breaker.check()
     breaker.succeeded()
-    assert breaker.state == "closed"
     for _ in range(FAILURES):
         breaker.check()
         breaker.failed("no answer")
@@ -90,7 +87,6 @@ def test_hold_stops_all_and_then_lets_all_go() -> None:
     clock.time += 30
     breaker.check()
     breaker.check()
-    assert breaker.state == "closed"
 
 
 def test_a_held_trial_is_tried_again() -> None:
@@ -102,7 +98,8 @@ def test_a_held_trial_is_tried_again() -> None:
     clock.time += 30
     breaker.check()
     breaker.succeeded()
-    assert breaker.state == "closed"
+    breaker.check()
+    breaker.check()
 
 
 def test_the_limit_grows_by_one_a_window_and_is_halved_once_an_overload() -> None:

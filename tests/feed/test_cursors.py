@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
+import sqlite3
 import tempfile
 from pathlib import Path
 from unittest.mock import patch
@@ -131,17 +133,17 @@ TestSharing.settings = settings(
 
 def test_a_cursor_goes_forward_only(tmp_path: Path) -> None:
     with Cursors(tmp_path) as cursors:
-        assert cursors.low_water() is None and cursors.highest() == 0
+        assert cursors.lowest() is None and cursors.highest() == 0
         cursors.set("run-1", 10)
         cursors.set("run-1", 5)
         cursors.set("run-2", 7)
         assert cursors.all() == {"run-1": 10, "run-2": 7}
-        cursors.set("run-1", 5, reset=True)
-        assert cursors.lowest() == ("run-1", 5) and cursors.highest() == 7
+        assert cursors.lowest() == ("run-2", 7) and cursors.highest() == 10
     with Cursors(tmp_path) as cursors:
-        assert cursors.all() == {"run-1": 5, "run-2": 7}
-        cursors.forget("run-1")
-        assert cursors.low_water() == 7
+        assert cursors.all() == {"run-1": 10, "run-2": 7}
+        cursors.forget("run-2")
+        cursors.forget("run-2")
+        assert cursors.lowest() == ("run-1", 10)
 
 
 def test_a_consumer_holds_what_it_has_not_acknowledged(tmp_path: Path) -> None:
@@ -156,6 +158,32 @@ def test_a_consumer_holds_what_it_has_not_acknowledged(tmp_path: Path) -> None:
         assert cursors.groups() == {"group": 13}
         cursors.forget("group")
         assert cursors.groups() == {}
+
+
+def test_what_could_not_be_written_has_not_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Cursors(tmp_path) as cursors:
+        lease = cursors.lease("group", 0, 50, 10, 60.0)
+        assert lease is not None
+
+        def full(size: int) -> str:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(secrets, "token_hex", full)  # in the middle of each of these
+        for work in (
+            lambda: cursors.release("group", lease.id),
+            lambda: cursors.shorten("group", lease.id, 5),
+            lambda: cursors.lease("group", 0, 50, 10, 60.0),
+        ):
+            with pytest.raises(HornbookError, match="full"):
+                work()
+        monkeypatch.undo()
+        other = cursors.lease("group", 0, 50, 10, 60.0)
+        assert other is not None and (other.first, other.next) == (10, 20)
+        assert cursors.release("group", lease.id)
+        again = cursors.lease("group", 0, 50, 10, 60.0)
+        assert again is not None and (again.first, again.next) == (0, 10)
 
 
 def test_the_wall_clock_ends_no_lease(tmp_path: Path) -> None:

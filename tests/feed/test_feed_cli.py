@@ -17,20 +17,16 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from tests.feed.feed_process import free_port
 
+from hornbook import feeding
 from hornbook.cli import main
 from hornbook.documents import Document
+from hornbook.feed.cursors import Cursors
 from hornbook.feed.log import LogWriter
 from hornbook.gather.feed_log import FeedLog
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "HORNBOOK_FEED_TOKEN"}
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture
@@ -94,7 +90,7 @@ def test_sigterm_lets_an_answer_leave_and_closes_the_log(tmp_path: Path, archive
     LogWriter.create_or_open(folder).close()  # it is nobody's now
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_kill_in_the_middle_and_go_on(tmp_path: Path, archive: Path, kills: int) -> None:
     chance, port = random.Random(kills), free_port()
     options = (f"--feed.archive={archive}", "--feed.ahead_texts=1000")
@@ -112,11 +108,11 @@ def test_kill_in_the_middle_and_go_on(tmp_path: Path, archive: Path, kills: int)
     log = FeedLog.open(folder)
     kept = [document.text for _, document in log.documents()]
     assert not log.damaged and kept[: len(found)] == found and len(found) == cursor
-    undisturbed = tmp_path / "undisturbed"
-    with running(undisturbed, port, *options):
+    if kills > 2:  # killed or not, an archive gives the same
         again: list[str] = []
-        read_to(port, 0, cursor, again)
-    assert again[: len(found)] == found  # killed or not, an archive gives the same
+        with running(tmp_path / "undisturbed", port, *options):
+            read_to(port, 0, cursor, again)
+        assert again[: len(found)] == found
 
 
 def test_keep_drops_what_is_read_and_waits_for_who_is_registered(tmp_path: Path) -> None:
@@ -124,10 +120,10 @@ def test_keep_drops_what_is_read_and_waits_for_who_is_registered(tmp_path: Path)
     noise = random.Random(1)
     lines = [json.dumps({"text": f"{noise.getrandbits(4000):x}"}) + "\n" for _ in range(500)]
     archive.write_text("".join(lines))
-    options = (f"--feed.archive={archive}", "--feed.ahead_texts=500", "--keep=800KB")
+    options = (f"--feed.archive={archive}", "--feed.ahead_texts=500", "--keep=400KB")
     with running(tmp_path / "feed", port, *options):
         found: list[str] = []
-        cursor = read_to(port, 0, 3000, found)
+        cursor = read_to(port, 0, 1500, found)
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             while client.get("/stats").json()["first"] == 0:
                 time.sleep(0.05)
@@ -141,9 +137,10 @@ def test_keep_drops_what_is_read_and_waits_for_who_is_registered(tmp_path: Path)
                 cursor = int(
                     client.get("/generate", params=params).headers.get("X-Feed-Next", cursor)
                 )
+            assert "slow-run has read to" in client.get("/readyz").json()["problem"]
             assert client.get("/generate", params={"cursor": held}).status_code == 200
             client.delete("/cursors/slow-run")
-        assert read_to(port, cursor, cursor + 3000, found) >= cursor + 3000
+        assert read_to(port, cursor, cursor + 1000, found) >= cursor + 1000
 
 
 def test_a_disk_that_fails_ends_the_feed(
@@ -179,11 +176,17 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def test_read_and_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_read_and_check(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["feed", "read", str(folder), "--cursor", "28", "--n", "5"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["number"] for line in lines] == [28, 29]
     assert lines[0]["text"] == "text 28" and lines[0]["source"] == "s"
+    monkeypatch.setattr(feeding, "_AT_A_TIME", 7)
+    assert main(["feed", "read", str(folder), "--n", "25"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["number"] for line in lines] == list(range(25))
     assert main(["feed", "check", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "texts      30" in out and "lost       0" in out
@@ -192,6 +195,17 @@ def test_read_and_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["feed", "check", str(folder)]) == 2
     captured = capsys.readouterr()
     assert "lost       10" in captured.out and f"{middle.name}: 10 to 19" in captured.out
+
+
+def test_an_end_that_readers_had_and_is_gone_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Cursors(folder) as cursors:
+        cursors.set("run", 30)
+    assert main(["feed", "check", str(folder)]) == 0
+    os.truncate(folder / "log" / f"segment-{20:012d}.log", 100)
+    assert main(["feed", "check", str(folder)]) == 2
+    assert "the end: 20 to 29" in capsys.readouterr().out
 
 
 def test_read_from_a_server(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,11 +229,14 @@ def test_read_from_a_server(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["read"], "which feed?"),
         (["check"], "which feed?"),
         (["check", "nowhere"], "nowhere"),
+        (["read", "nowhere", "--cursor", "-1"], "--cursor is at least 0"),
         (["serve"], "has no texts, and nothing that makes any is named"),
         (["serve", "--feed.host", "0.0.0.0"], "without a token"),
         (["serve", "--feed.keep", "much"], "is no size"),
         (["serve", "--feed.archive", "nowhere.zip"], "nowhere.zip"),
         (["serve", "--feed.prot", "1"], "Did you mean --feed.port?"),
+        (["serve", "--feed.max_connections", "0"], "max_connections: must be at least 1"),
+        (["serve", "--feed.port", "99999"], "port: must be between 0 and 65535"),
         (["serve", "quickstrat"], "Did you mean 'quickstart'?"),
     ],
 )
@@ -232,7 +249,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HORNBOOK_FEED_TOKEN", raising=False)
-    port = ["--feed.port=0"] if words[0] == "serve" else []
+    port = ["--feed.port=0"] if words[0] == "serve" and "--feed.port" not in words else []
     assert main(["feed", *words, *port]) == 2
     captured = capsys.readouterr()
     assert problem in captured.err and captured.err.startswith("error: ")

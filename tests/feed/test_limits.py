@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -68,11 +69,23 @@ def test_connections_above_the_number_get_503(log: LogWriter, served: Serve) -> 
     pytest.fail("the feed did not recover")
 
 
-def test_waiting_requests_are_limited(log: LogWriter, served: Serve) -> None:
-    feed = served(log, max_connections=1, limits=ConnectionLimits(connections=9))
-    feed.feed._waiting = 1
-    answer = feed.get("/generate", cursor=0)
-    assert answer.status_code == 503 and "too many" in answer.json()["error"]
+def test_who_leaves_waits_no_longer(log: LogWriter, served: Serve) -> None:
+    feed = served(log, max_connections=4)
+    for path in ("/generate?cursor=0", "/generate?consumer=a"):
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", feed.port)) as client:
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                while feed.feed.connections() == 0:
+                    time.sleep(0.001)
+                time.sleep(0.01)
+    requests = feed.feed.metrics.requests
+    for _ in range(100):
+        if requests["/generate", 499] == 40:  # of 20 s each, were they still answered
+            break
+        time.sleep(0.02)
+    assert requests["/generate", 499] == 40
+    feed.add("one")
+    assert feed.get("/generate", consumer="a").json() == ["one"]
 
 
 def test_bytes_in_flight_are_limited(

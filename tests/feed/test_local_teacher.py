@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -26,8 +27,6 @@ from hornbook.feed.produce import Unavailable
 from hornbook.feed.prompts import Prompt
 from hornbook.feed.teacher_process import PADDING, answers, buckets
 from hornbook.publish.export import export
-
-Result = TypeVar("Result")
 
 BEGINNINGS = ["the", "don't worry about", " x", "the the the the the the"]
 
@@ -51,16 +50,16 @@ def config(kind: str, model: Path, **changes: Any) -> TeacherConfig:
     return TeacherConfig(kind=kind, model=str(model), **given)  # type: ignore[arg-type]
 
 
-def with_teacher(given: TeacherConfig, use: Callable[[LocalTeacher], Awaitable[Result]]) -> Result:
-    async def both() -> Result:
+def with_teacher(given: TeacherConfig, use: Callable[[LocalTeacher], Awaitable[None]]) -> None:
+    async def both() -> None:
         teacher = LocalTeacher(given, seed=5)
         try:
-            return await use(teacher)
+            await use(teacher)
         finally:
             await teacher.close()
             assert teacher._process is None
 
-    return asyncio.run(both())
+    asyncio.run(both())
 
 
 def in_this_process(given: TeacherConfig, *asked: dict[str, Any]) -> list[Any]:
@@ -75,21 +74,13 @@ def asked(texts: list[str], number: int = 0) -> dict[str, Any]:
     }
 
 
-def test_a_checkpoint_of_ours_writes_and_the_seed_decides(run: Path) -> None:
-    async def use(teacher: LocalTeacher) -> list[Any]:
-        return [
-            *await asyncio.gather(teacher.generate(prompts(0)), teacher.generate(prompts(4))),
-            await teacher.generate(prompts(0)),
-        ]
-
-    first, other, again = with_teacher(config("hornbook", run), use)
-    assert len(first) == 4 and all(isinstance(text, str) for text in first)
-    assert first == again != other
-
-
-def test_a_process_that_is_killed_is_started_again(run: Path) -> None:
+def test_a_checkpoint_of_ours_writes_by_the_seed_also_after_it_was_killed(run: Path) -> None:
     async def use(teacher: LocalTeacher) -> None:
-        before = await teacher.generate(prompts())
+        first, other = await asyncio.gather(
+            teacher.generate(prompts(0)), teacher.generate(prompts(4))
+        )
+        assert len(first) == 4 and all(isinstance(text, str) for text in first)
+        assert first != other
         assert teacher._process is not None
         teacher._process.kill()
         with pytest.raises(Unavailable, match=r"ended \(exit code -9\)"):
@@ -98,8 +89,8 @@ def test_a_process_that_is_killed_is_started_again(run: Path) -> None:
             await teacher.generate(prompts())
         assert 4 < caught.value.seconds <= 5
         teacher.breaker._until = 0.0
-        assert await teacher.generate(prompts()) == before
-        assert teacher.breaker.state == "closed"
+        assert await teacher.generate(prompts(0)) == first
+        assert await teacher.generate(prompts(4)) == other
 
     with_teacher(config("hornbook", run), use)
 
@@ -157,18 +148,25 @@ def test_a_model_with_a_chat_template_is_asked_in_its_form(stock: Path, tmp_path
     assert answer["texts"] == same["texts"]
 
 
-def test_the_process_ends_with_its_parent(run: Path) -> None:
+def test_the_process_passes_over_ctrl_c_and_ends_with_its_parent(run: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "hornbook.feed.teacher_process"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert child.stdin is not None and child.stdout is not None
     child.stdin.write(json.dumps(asdict(config("hornbook", run))) + "\n")
     child.stdin.flush()
     assert json.loads(child.stdout.readline()) == {"vocabulary": []}
-    child.stdin.close()
-    assert child.wait(30) == 0
-    child.stdout.close()
+    child.send_signal(signal.SIGINT)
+    said = child.communicate(json.dumps(asked(["the"])) + "\n", timeout=30)
+    assert len(json.loads(said[0])["texts"]) == 1
+    assert (said[1], child.returncode) == ("", 0)
+
+
+def test_a_prompt_that_is_too_long_loses_its_beginning(run: Path, stock: Path) -> None:
+    for kind, model in ("hornbook", run), ("transformers", stock):
+        [_, answer] = in_this_process(config(kind, model), asked(["the " * 5_000, "the"]))
+        assert len(answer["texts"]) == 2
 
 
 def test_a_feed_with_our_own_checkpoint_as_teacher(run: Path, tmp_path: Path) -> None:

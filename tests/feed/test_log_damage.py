@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hornbook.documents import Document
+from hornbook.errors import HornbookError
 from hornbook.feed.log import LogWriter
 from hornbook.gather.feed_log import Damage, FeedLog, Gone
 
@@ -100,7 +101,7 @@ def test_a_flipped_byte_costs_one_block_at_most(
         with pytest.raises(Gone, match=f"text {lost[1]} is damaged or missing") as gone:
             log.texts(lost[1], 1, 100)
         assert gone.value.first == lost[0] + 5
-        assert log.texts(max(lost[0] - 2, 0), 9, 10**6).count == 2 if lost[0] else True
+        assert log.texts(max(lost[0] - 2, 0), 9, 10**6)[0] == 2 if lost[0] else True
     writer = LogWriter.create_or_open(folder)
     # Damage at the very end cannot be told from a write that was cut short, and is cut off.
     assert writer.head in (log.head, 40) and len(numbers(writer)) == len(found)
@@ -119,7 +120,7 @@ def test_a_lost_segment_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(Gone) as gone:
         log.records(12, 1, 100)
     assert gone.value.first == 20
-    assert log.texts(8, 9, 10**6).count == 2
+    assert log.texts(8, 9, 10**6)[0] == 2
 
 
 def test_the_end_of_a_full_segment_is_lost(tmp_path: Path) -> None:
@@ -139,3 +140,8 @@ def test_segments_of_another_log_are_not_taken_for_ours(tmp_path: Path) -> None:
     made(tmp_path / "theirs", commits=3)
     shutil.copy(segment(tmp_path / "theirs", 5), segment(tmp_path / "ours", 5))
     assert numbers(FeedLog.open(tmp_path / "ours")) == [*range(5), *range(10, 15)]
+    shutil.copy(tmp_path / "theirs" / "feed.json", tmp_path / "ours" / "feed.json")
+    last = segment(tmp_path / "ours", 10).read_bytes()
+    with pytest.raises(HornbookError, match=r"is of the log \w+, not of .* Put the feed.json"):
+        LogWriter.create_or_open(tmp_path / "ours")
+    assert segment(tmp_path / "ours", 10).read_bytes() == last

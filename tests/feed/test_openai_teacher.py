@@ -192,7 +192,7 @@ def produce(
     async def run() -> OpenAITeacher:
         config = TeacherConfig(kind="openai", url=server.url, batch=batch)
         teacher = OpenAITeacher(config, pause=0.01)
-        producer = TeacherProducer("teacher", teacher, config, 1, Rejects(by_model=True))
+        producer = TeacherProducer("teacher", teacher, config, 1, Rejects())
         state: Any = None
         deadline = time.monotonic() + 30
         while not until(made):

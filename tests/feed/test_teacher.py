@@ -7,17 +7,19 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hornbook.errors import HornbookError
 from hornbook.feed.config import TeacherConfig
 from hornbook.feed.produce import Unavailable
 from hornbook.feed.prompts import Prompt
 from hornbook.feed.reject import Rejects
-from hornbook.feed.teacher import Answers, Failure, TeacherProducer, teacher_names
+from hornbook.feed.teacher import Answers, Failure, TeacherProducer, open_teacher, teacher_names
 
 CONFIG = TeacherConfig(kind="openai", model="m", url="http://127.0.0.1:1")
 
@@ -54,8 +56,8 @@ class Scripted:
         self.closed = True
 
 
-def producer(teacher: Scripted) -> TeacherProducer:
-    return TeacherProducer("teacher:m", teacher, CONFIG, 1, Rejects(by_model=True))
+def producer(teacher: Scripted, rejects: Rejects | None = None) -> TeacherProducer:
+    return TeacherProducer("teacher:m", teacher, CONFIG, 1, rejects or Rejects())
 
 
 @settings(max_examples=30, deadline=None)
@@ -103,13 +105,24 @@ def test_a_document_says_where_it_came_from() -> None:
     assert made.documents[0].source == "teacher:m" and made.documents[0].created
 
 
-def test_what_was_written_before_is_a_duplicate() -> None:
-    first = asyncio.run(producer(Scripted(0, 1, 9)).make(None)).documents
-    again = producer(Scripted(0, 1, 9))
-    for document in first:
-        again.remember(document.text, near=False)
-    made = asyncio.run(again.make(None))
+def test_what_this_or_another_teacher_wrote_is_a_duplicate() -> None:
+    rejects = Rejects()
+    first = asyncio.run(producer(Scripted(0, 1, 9), rejects).make(None)).documents
+    made = asyncio.run(producer(Scripted(0, 1, 9), rejects).make(None))
     assert made.documents == [] and made.rejected["duplicate"] == len(first)
+    rejects = Rejects()
+    for document in first:
+        rejects.remember(document.text, near=False)
+    made = asyncio.run(producer(Scripted(0, 1, 9), rejects).make(None))
+    assert made.documents == [] and made.rejected["duplicate"] == len(first)
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"max_tokens": 0}, {"temperature": -1.0}])
+def test_settings_without_meaning_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(
+        HornbookError, match=rf"feed.teachers.{next(iter(wrong))}: must be at least"
+    ):
+        open_teacher(replace(CONFIG, **wrong), "teacher:m", 1, Rejects())
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-import threading
-import time
 import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -15,23 +16,23 @@ from hornbook.errors import HornbookError
 from hornbook.feed import tunnel as tunnels
 from hornbook.feed.config import FeedConfig
 from hornbook.feed.serve import FeedServer, serve
-from hornbook.feed.tunnel import CloudflaredTunnel, NgrokTunnel
+from hornbook.feed.tunnel import open_tunnel
 
 
 class FakeTunnel:
     """Notes what is asked of it."""
 
-    def __init__(self, problem: Exception | None = None):
-        self.problem, self.calls = problem, list[str]()
+    def __init__(self) -> None:
+        self.problem: Exception | None = None
+        self.port, self.calls = 0, list[str]()
 
-    def start(self, port: int) -> str:
-        answer = httpx2.get(f"http://127.0.0.1:{port}/healthz")  # the server listens by now
-        self.calls.append(f"started {answer.status_code}")
+    @contextlib.contextmanager
+    def __call__(self, port: int) -> Iterator[str]:
+        self.port = port
+        self.calls.append("started")
         if self.problem is not None:
             raise self.problem
-        return "https://feed.example"
-
-    def stop(self) -> None:
+        yield "https://feed.example"
         self.calls.append("stopped")
 
 
@@ -46,50 +47,69 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeedConfig:
     )
 
 
-def test_no_tunnel_without_a_token(config: FeedConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTunnel:
+    """Stands for ngrok."""
+    made = FakeTunnel()
+    monkeypatch.setitem(tunnels.TUNNELS, "ngrok", made)
+    return made
+
+
+def test_no_tunnel_without_a_token(
+    config: FeedConfig, fake: FakeTunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("HORNBOOK_FEED_TOKEN")
-    fake = FakeTunnel()
     with pytest.raises(HornbookError, match="without a token there is no tunnel"):
-        serve(config, fake)
+        serve(config)
     assert fake.calls == []
 
 
-def test_it_starts_behind_the_server_and_ends_with_it(
-    config: FeedConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_no_tunnel_to_where_nobody_listens(config: FeedConfig, fake: FakeTunnel) -> None:
+    config.host = "127.0.0.9"
+    with pytest.raises(HornbookError, match=r"leads to 127\.0\.0\.1"):
+        serve(config)
+    assert fake.calls == []
+
+
+def test_it_leads_to_the_server_and_ends_with_it(
+    config: FeedConfig,
+    fake: FakeTunnel,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fake, servers = FakeTunnel(), list[FeedServer]()
-    original = FeedServer.__init__
+    run_feed = FeedServer.run_feed
 
-    def noted(self: FeedServer, *args: object, **options: object) -> None:
-        original(self, *args, **options)  # type: ignore[arg-type]
-        servers.append(self)
+    async def reached(self: FeedServer, *work: Any) -> None:
+        async def through() -> None:
+            async with httpx2.AsyncClient() as client:
+                answer = await client.get(f"http://127.0.0.1:{fake.port}/healthz")
+            fake.calls.append(f"answered {answer.status_code}")
+            self.should_exit = True
 
-    monkeypatch.setattr(FeedServer, "__init__", noted)
-    thread = threading.Thread(target=serve, args=(config, fake))
-    thread.start()
-    while not fake.calls:
-        time.sleep(0.02)
-    servers[0].should_exit = True
-    thread.join(30)
-    assert fake.calls == ["started 200", "stopped"]
+        await run_feed(self, *work, through())
+
+    monkeypatch.setattr(FeedServer, "run_feed", reached)
+    serve(config)
+    assert fake.calls == ["started", "answered 200", "stopped"]
     assert "https://feed.example" in capsys.readouterr().err
 
 
-def test_one_that_does_not_start_ends_the_feed(config: FeedConfig) -> None:
-    fake = FakeTunnel(RuntimeError("no account"))
+def test_one_that_does_not_start_ends_the_feed(config: FeedConfig, fake: FakeTunnel) -> None:
+    fake.problem = RuntimeError("no account")
     with pytest.raises(HornbookError, match=r"ngrok: the tunnel did not start .*no account"):
-        serve(config, fake)
-    assert fake.calls == ["started 200", "stopped"]
+        serve(config)
+    assert fake.calls == ["started"]
 
 
-def test_the_libraries_are_named_where_they_are_missing(
-    config: FeedConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "library"), [("ngrok", "pyngrok"), ("cloudflared",) * 2])
+def test_a_library_that_is_missing_is_named(
+    config: FeedConfig, name: Any, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("pyngrok", "pycloudflared"):
-        monkeypatch.setitem(sys.modules, name, None)
-    for kind in (NgrokTunnel, CloudflaredTunnel):
-        with pytest.raises(HornbookError, match=r"pip install hornbook\[tunnel\]"):
-            kind()
+    for each in ("pyngrok", "pycloudflared"):
+        monkeypatch.setitem(sys.modules, each, None)
+    config.tunnel = name
+    with pytest.raises(HornbookError, match=rf"needs .*{library}.*pip install hornbook\[tunnel\]"):
+        serve(config)
 
 
 def test_what_is_asked_of_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,30 +118,21 @@ def test_what_is_asked_of_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None
     def noted(name: str, result: object = None) -> object:
         return lambda *args, **options: (calls.append((name, *args, *options.items())), result)[1]
 
-    ngrok = types.SimpleNamespace(
-        connect=noted("connect", types.SimpleNamespace(public_url="https://a.example")),
-        disconnect=noted("disconnect"), kill=noted("kill"),
-    )  # fmt: skip
+    public = types.SimpleNamespace(public_url="https://a.example", tunnel="https://b.example")
+    ngrok = types.SimpleNamespace(connect=noted("connect", public), kill=noted("kill"))
     monkeypatch.setitem(sys.modules, "pyngrok", types.SimpleNamespace(ngrok=ngrok))
 
     class Cloudflare:
-        def __call__(self, port: int, verbose: bool) -> object:
-            calls.append(("cloudflare", port))
-            return types.SimpleNamespace(tunnel="https://b.example")
-
+        __call__ = staticmethod(noted("cloudflare", public))
         terminate = staticmethod(noted("terminate"))
 
     module = types.SimpleNamespace(try_cloudflare=Cloudflare())
     monkeypatch.setitem(sys.modules, "pycloudflared", module)
-    assert [made().start(8765) for made in tunnels.TUNNELS.values()] == [
-        "https://a.example", "https://b.example",
-    ]  # fmt: skip
-    for made in tunnels.TUNNELS.values():
-        tunnel = made()
-        tunnel.stop()  # never started: nothing to end
-        tunnel.start(1)
-        tunnel.stop()
-    assert ("connect", "127.0.0.1:8765", "http") in calls
-    assert [call[0] for call in calls[2:]] == [
-        "connect", "disconnect", "kill", "cloudflare", "terminate",
+    for name, address in (("ngrok", "https://a.example"), ("cloudflared", "https://b.example")):
+        with open_tunnel(name, 8765) as found:
+            assert found == address
+            calls.append(("open",))
+    assert calls == [
+        ("connect", "127.0.0.1:8765", "http"), ("open",), ("kill",),
+        ("cloudflare", ("port", 8765), ("verbose", False)), ("open",), ("terminate", 8765),
     ]  # fmt: skip

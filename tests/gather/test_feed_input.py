@@ -9,10 +9,12 @@ import pytest
 
 from hornbook.cli import main
 from hornbook.corpus.config import PrepareConfig
-from hornbook.corpus.prepare import prepare
+from hornbook.corpus.prepare import _fingerprint, prepare
 from hornbook.documents import Document, read_documents
 from hornbook.errors import HornbookError
 from hornbook.feed.log import LogWriter
+from hornbook.gather.config import FilesConfig
+from hornbook.gather.files import FilesSource
 from hornbook.gather.readers import Reading, read_inputs, read_with_cursor
 from hornbook.recipe import Recipe
 from hornbook.stages import _input_files
@@ -73,6 +75,20 @@ def test_more_texts_are_another_input(feed: LogWriter) -> None:
     log.append([Document("one more")], {}).result(30)
     log.close()
     assert _input_files(recipe) != before
+
+
+def test_another_log_is_another_input_whatever_its_size_and_time(feed: LogWriter) -> None:
+    def known() -> list[object]:
+        recipe = Recipe()
+        recipe.prepare.inputs = [str(feed.folder)]
+        gathered = FilesSource(FilesConfig(inputs=recipe.prepare.inputs)).fingerprint()
+        return [_input_files(recipe), _fingerprint(recipe.prepare, [feed.folder], 1), gathered]
+
+    before, again = known(), known()
+    assert before == again
+    identity = feed.folder / "feed.json"  # what a log of the same texts would differ in
+    identity.write_text(identity.read_text().replace(feed.id, "0" * 32))
+    assert not any(a == b for a, b in zip(before, known(), strict=True))
 
 
 def test_convert_takes_a_feed(feed: LogWriter, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def state(length: int, number: int = 0) -> FeedState:
 def take_all(packer: Packer, texts: list[list[int]]) -> list[Row]:
     rows = []
     for number in range(packer.after, len(texts)):
-        packer.add(number, texts[number])
+        packer.add(texts[number])
         while (row := packer.take()) is not None:
             rows.append(row)
     return rows
@@ -43,10 +43,10 @@ def test_from_any_state_the_same_rows_follow(
     rows = take_all(Packer(state(length), END), texts)
     at = data.draw(st.integers(0, len(rows)))
     packer = Packer(state(length), END)
-    for number, text in enumerate(texts):
+    for text in texts:
         if packer.row == at:
             break
-        packer.add(number, text)
+        packer.add(text)
         while packer.row < at and packer.take() is not None:
             pass
     kept = packer.state()
@@ -60,12 +60,12 @@ def test_from_any_state_the_same_rows_follow(
 
 def test_a_text_that_is_lost_ends_where_it_was_cut() -> None:
     packer = Packer(state(3), END)
-    packer.add(0, [1, 2, 3, 4, 5])
+    packer.add([1, 2, 3, 4, 5])
     packer.take()
     kept = packer.state()
     assert (kept.next, kept.offset, kept.before) == (0, 3, 3)
     packer = Packer(kept, END)
     packer.skip_to(7)
-    packer.add(7, [6, 7])
+    packer.add([6, 7])
     inputs, targets = packer.take() or ((), ())
     assert (list(inputs), list(targets)) == ([3, 6, 7], [6, 7, END])

@@ -24,13 +24,17 @@ STEPS = 40
 TEXTS = [f"text {n} " + "word " * random.Random(n).randrange(12) for n in range(120)]
 
 
-def start(folder: Path, feed: FeedProcess, *settings: dict[str, object]) -> subprocess.Popen[bytes]:
-    """A process that trains in `folder` on the feed."""
+def start(
+    folder: Path, feed: FeedProcess, *settings: dict[str, object], processes: int = 1
+) -> subprocess.Popen[bytes]:
+    """A process that trains in `folder` on the feed, or leads several that do."""
     words = [json.dumps(each) for each in settings]
-    command = [sys.executable, tiny_feed_run.__file__, str(folder), feed.url, *words]
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    first = [sys.executable, *(several if processes > 1 else [])]
+    command = [*first, tiny_feed_run.__file__, str(folder), feed.url, *words]
     folder.mkdir(exist_ok=True)
     with open(folder / "said", "ab") as said:
-        return subprocess.Popen(command, stdout=said, stderr=said)
+        return subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
 
 
 def steps_done(folder: Path) -> int:
@@ -44,8 +48,8 @@ def wait_for_steps(process: subprocess.Popen[bytes], folder: Path, steps: int) -
         time.sleep(0.001)
 
 
-def finish(folder: Path, feed: FeedProcess) -> None:
-    process = start(folder, feed)
+def finish(folder: Path, feed: FeedProcess, processes: int = 1) -> None:
+    process = start(folder, feed, processes=processes)
     assert process.wait(120) == 0, (folder / "said").read_text()
 
 
@@ -66,31 +70,34 @@ def kill_and_restart(
     if which != "trainer":
         feed.kill()
     if which != "feed":
-        process.send_signal(signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if which != "trainer":
         time.sleep(pause)
         feed.start()
 
 
-def train_with_kills(folder: Path, feed: FeedProcess, kills: list[str]) -> None:
+def train_with_kills(folder: Path, feed: FeedProcess, kills: list[str], processes: int = 1) -> None:
     seed = int(os.environ.get("HORNBOOK_KILL_SEED", random.randrange(10**6)))
     print(f"HORNBOOK_KILL_SEED={seed}")
-    moments, process = random.Random(seed), start(folder, feed)
+    moments, process = random.Random(seed), start(folder, feed, processes=processes)
     for which in kills:
         if process.poll() is not None:
-            process = start(folder, feed)
+            process = start(folder, feed, processes=processes)
         wait_for_steps(process, folder, min(steps_done(folder) + moments.randint(1, 8), STEPS))
         time.sleep(moments.uniform(0, 0.02))
         kill_and_restart(which, process, feed, moments.uniform(0, 0.5))
-    process.wait(120)
-    finish(folder, feed)
+    if process.wait(120) != 0:
+        finish(folder, feed, processes)
 
 
-def check_alike(folder: Path, feed: FeedProcess) -> None:
+def check_alike(folder: Path, feed: FeedProcess, processes: int = 1) -> None:
     """The undisturbed run comes last: the log is the same."""
     whole = folder.with_name("undisturbed")
-    finish(whole, feed)
+    if processes > 1:
+        finish(whole, feed, processes)
+    else:
+        tiny_feed_run.fit(whole, feed.url)
     assert len(column(folder)) == STEPS
     assert column(folder) == column(whole)
     logs = [(path / "pretrain" / "train.log").read_text() for path in (folder, whole)]
@@ -109,6 +116,12 @@ def test_killed_again_and_again(tmp_path: Path, feed: FeedProcess, which: str) -
     check_alike(tmp_path / "killed", feed)
 
 
+@pytest.mark.long
+def test_several_processes_are_killed(tmp_path: Path, feed: FeedProcess) -> None:
+    train_with_kills(tmp_path / "killed", feed, ["trainer", "both", "feed"], processes=2)
+    check_alike(tmp_path / "killed", feed, processes=2)
+
+
 def test_an_interrupt_while_the_feed_is_down(tmp_path: Path, feed: FeedProcess) -> None:
     folder = tmp_path / "run"
     process = start(folder, feed, {"steps": 100_000, "checkpoint_every": 0})
@@ -125,7 +138,7 @@ def test_an_interrupt_while_the_feed_is_down(tmp_path: Path, feed: FeedProcess) 
 
 def test_a_feed_that_is_not_there_yet(tmp_path: Path, feed: FeedProcess) -> None:
     feed.kill()
-    process = start(tmp_path / "run", feed)
+    process = start(tmp_path / "run", feed, {"steps": 2})
     time.sleep(3)
     assert process.poll() is None, (tmp_path / "run" / "said").read_text()
     feed.start()

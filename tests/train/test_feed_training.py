@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from hornbook.feed.log import LogWriter
 from hornbook.files import read_json
 from hornbook.tokens import feed_client
 
+IMPATIENT = {"feed_give_up_minutes": 0.02}
 TEXTS = [f"text {n} " + "word " * random.Random(n).randrange(12) for n in range(300)]
 
 
@@ -70,21 +70,6 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, feed: Served) -> None
         assert read_json(two / f"seen-{rank}.json")[-len(mine) :] == mine
 
 
-def test_a_feed_keeps_what_the_oldest_checkpoint_needs(tmp_path: Path, feed: Served) -> None:
-    tiny_feed_run.fit(tmp_path / "run", feed.url, {"steps": 23, "keep": 2})
-    begun = read_json(tmp_path / "run" / "pretrain" / "feed.json")
-    checkpoints = sorted((tmp_path / "run" / "pretrain" / "checkpoints").iterdir())
-    states = [json.loads((path / "state.json").read_text()) for path in checkpoints]
-    assert [state["data"]["row"] for state in states] == [18 * 8, 23 * 8]
-    assert begun["start"]["next"] == 0
-    assert begun["cursor"].startswith("run-")
-    for _ in range(100):
-        if feed.cursors.all() == {begun["cursor"]: states[0]["data"]["next"]}:
-            return
-        time.sleep(0.05)
-    raise AssertionError(feed.cursors.all())
-
-
 def test_a_run_keeps_to_its_kind_of_data(tmp_path: Path, feed: Served) -> None:
     tiny_feed_run.fit(tmp_path / "run", feed.url, {"steps": 2})
     with pytest.raises(HornbookError, match="was begun with a feed"):
@@ -94,40 +79,76 @@ def test_a_run_keeps_to_its_kind_of_data(tmp_path: Path, feed: Served) -> None:
         tiny_feed_run.fit(tmp_path / "other", feed.url, {"steps": 4})
 
 
+def test_a_feed_with_another_log(tmp_path: Path, feed: Served) -> None:
+    """In the same place: a run goes on with its own numbers only, and holds none of the others."""
+    tiny_feed_run.fit(tmp_path / "run", feed.url, {"steps": 2})
+    log = LogWriter.create_or_open(tmp_path / "other")
+    with contextlib.closing(log), serving(log) as other:
+        other.add(*TEXTS)
+        with pytest.raises(HornbookError, match="serves another log"):
+            tiny_feed_run.fit(tmp_path / "run", other.url, {"steps": 4})
+        assert other.cursors.all() == {}
+    assert len(tiny_run.losses(tmp_path / "run" / "pretrain")) == 2
+
+
 def test_gives_up_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the feed keeps what the oldest one needs, until the run is done."""
     monkeypatch.setattr(feed_client, "POLL_SECONDS", 1)
-    log = LogWriter.create_or_open(tmp_path / "feed")
+    log, run = LogWriter.create_or_open(tmp_path / "feed"), tmp_path / "run"
     with contextlib.closing(log), serving(log) as feed:
         feed.add(*TEXTS[:100])
-        impatient = {"feed_give_up_minutes": 0.02}
         with pytest.raises(HornbookError, match="gave nothing for"):
-            tiny_feed_run.fit(tmp_path / "run", feed.url, {}, impatient)
-        trained = tiny_run.losses(tmp_path / "run" / "pretrain")
-        assert 5 < len(trained) < 40
-        newest = max((tmp_path / "run" / "pretrain" / "checkpoints").iterdir())
-        assert newest.name == f"step-{len(trained):08d}"
+            tiny_feed_run.fit(run, feed.url, {}, IMPATIENT)
+        trained = len(tiny_run.losses(run / "pretrain"))
+        assert 12 < trained < 40
+        checkpoints = sorted((run / "pretrain" / "checkpoints").iterdir())
+        assert checkpoints[-1].name == f"step-{trained:08d}"
+        rows = [read_json(path / "state.json")["data"]["row"] for path in checkpoints]
+        assert rows == [trained // 6 * 6 * 8, trained * 8], "where training is, not the prefetcher"
+        begun = read_json(run / "pretrain" / "feed.json")
+        assert begun["start"]["next"] == 0
+        assert begun["cursor"].startswith("run-")
+        needed = read_json(checkpoints[0] / "state.json")["data"]["next"]
+        assert feed.cursors.all() == {begun["cursor"]: needed}
         feed.add(*TEXTS[100:])
-        tiny_feed_run.fit(tmp_path / "run", feed.url)
+        tiny_feed_run.fit(run, feed.url)
+        assert feed.cursors.all() == {}
         tiny_feed_run.fit(tmp_path / "whole", feed.url)
-    assert tiny_run.losses(tmp_path / "run" / "pretrain") == tiny_run.losses(
-        tmp_path / "whole" / "pretrain"
-    )
+    whole = tiny_run.losses(tmp_path / "whole" / "pretrain")
+    assert tiny_run.losses(run / "pretrain") == whole
 
 
 def test_lost_texts_end_a_run_or_are_passed_over_aloud(tmp_path: Path) -> None:
+    """A run that was done and goes on holds no texts in between."""
     log, run = LogWriter.create_or_open(tmp_path / "feed", segment_bytes=2000), tmp_path / "run"
     with contextlib.closing(log), serving(log) as feed:
         for begin in range(0, 300, 10):
             feed.add(*TEXTS[begin : begin + 10])
         tiny_feed_run.fit(run, feed.url, {"steps": 3})
+        assert feed.cursors.all() == {}
         first = log.drop_before(200)
         assert first > 100
-        with pytest.raises(HornbookError, match="feed-skip-lost"):
+        with pytest.raises(HornbookError, match=f"no longer kept.*feed-skip-lost.*text {first}"):
             tiny_feed_run.fit(run, feed.url, {"steps": 6})
+        assert list(feed.cursors.all().values()) == [first]
         tiny_feed_run.fit(run, feed.url, {"steps": 6}, {"feed_skip_lost": True})
     lost = tiny_run.events(run / "pretrain", "feed_lost")
-    assert {event["message"].split(" to ")[1] for event in lost} == {str(first)}
+    assert [event["message"].split(" to ")[1] for event in lost] == [
+        f"{first - 1:,} are lost: left out"
+    ]
     assert len(tiny_run.losses(run / "pretrain")) == 6
+
+
+def test_what_is_done_needs_no_feed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A run that was killed between its last checkpoint and the note that it is done."""
+    log, run = LogWriter.create_or_open(tmp_path / "feed"), tmp_path / "run"
+    with contextlib.closing(log), serving(log) as feed:
+        feed.add(*TEXTS)
+        tiny_feed_run.fit(run, feed.url, {"steps": 3})
+    (run / "pretrain" / "machine.json").unlink()  # even where all is tried out again
+    outcome = tiny_feed_run.fit(run, feed.url, {"steps": 3}, IMPATIENT)
+    assert (outcome.reason, outcome.step) == ("finished", 3)
+    assert "goes on keeping texts for this run" in capfd.readouterr().err
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ from hornbook.train.supply import WAIT_WINDOW, Supply
 
 def told(waits: list[float]) -> list[str]:
     """What is said of steps of one second that waited so long each."""
-    supply = Supply(mock.create_autospec(Resumable, instance=True), ALONE)
+    supply = Supply(mock.create_autospec(Resumable, instance=True), 8, ALONE)
     said = [supply.waited(step, waited, 1.0) for step, waited in enumerate(waits)]
     return [message for message in said if message]
 

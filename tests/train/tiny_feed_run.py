@@ -58,10 +58,7 @@ def fit(
     with joined("cpu") as world:
         tokenizer = byte_tokenizer(folder / f"tokenizer-{world.rank}")
         rows = 1000 * tiny_run.ROWS
-        source = open_feed(
-            config, tokenizer, tiny_run.LENGTH, rows, out, world,
-            lambda first, end: trainer.note("feed_lost", f"{first} to {end}"),
-        )  # fmt: skip
+        source = open_feed(config, tokenizer, tiny_run.LENGTH, rows, out, world)
         trainer = tiny_run.build(
             out, {**SETTINGS, **(pretrain or {})}, MODEL,
             {"schedule": "constant", "warmup_steps": 0},

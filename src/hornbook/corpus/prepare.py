@@ -226,7 +226,7 @@ def _fingerprint(config: PrepareConfig, inputs: Sequence[Path], parts: int) -> s
     settings = {name: every[name] for name in decisive}
     evaluation = [path for path in map(_own, config.decontaminate) if path.exists()]
     states = [
-        [str(file.path.resolve()), file.bytes, file.path.stat().st_mtime_ns]
+        [str(file.path.resolve()), file.state]
         for each in find_inputs([*inputs, *evaluation])
         for file in each.files
     ]

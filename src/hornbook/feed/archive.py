@@ -1,7 +1,7 @@
 """Texts drawn from an archive in a keyed order, so that one number is the whole state.
 
-In: a zip, Parquet, jsonl or text file. Out: batches of documents without end, an epoch after the
-other, each in another order; and the validation set, texts which are never among them.
+In: a zip, Parquet or jsonl file, or a folder. Out: batches of documents without end, an epoch after
+the other, each in another order; and the validation set, texts which are never among them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ import numpy as np
 
 from hornbook.documents import Document, byte_length, mend_surrogates
 from hornbook.errors import HornbookError
-from hornbook.feed.archive_index import BROKEN, Part, open_parts
+from hornbook.feed.archive_index import BROKEN, Part, locate, open_parts
 from hornbook.feed.config import FeedConfig
 from hornbook.feed.produce import Made
-from hornbook.feed.reject import LONGEST, Rejects
+from hornbook.feed.reject import LONGEST, Languages
 from hornbook.gather.cut import cut
 from hornbook.progress import say, warn
 from hornbook.tokens.order import derive_key, permute
 
-BATCH_TEXTS, BATCH_BYTES = 64, 2**20
-"""Of a batch, at most; but one text in any case."""
+BATCH_TEXTS, BATCH_CHARACTERS = 64, 2**17
+"""Of a batch, at most; but one text in any case. Teachers' texts come between batches, so they
+must not be large: 64 whole plays would be ten minutes of a small model's writing."""
 
 FIRST_TEXTS = 100
 """Texts after which an archive of which most are broken is given up."""
 
-_FIRST_TRIED = 5
-"""Texts that are read on opening: where all are broken, it is the whole archive, or its column."""
+_TRIED = 5
+"""Texts that are read on opening, from all over it: where all are broken, it is the whole archive,
+or its column."""
 
 _NAMED = 10
 """Broken texts that are named; the others are counted."""
@@ -48,33 +50,32 @@ class Broken:
 
 
 class Archive:
-    """The texts of an archive, by index. Threads may share it."""
+    """The texts of an archive, by index. Threads may share it.
 
-    def __init__(self, parts: list[Part], where: Path):
-        self._parts = parts
-        self._ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+    Args:
+        path: of the archive.
+        column: that holds the text; None: found by its name.
+        scratch: folder for indices, and what has to be unpacked.
+    """
+
+    def __init__(self, path: Path, column: str | None, scratch: Path):
+        self._parts: list[Part] = open_parts(path, column, scratch)
+        self._ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
         self._lock = threading.Lock()
-        self._where = where
+        self._where = path
         self._read = 0
-        self.broken: set[int] = set()
-        """Indices of the broken texts met so far."""
-        labels = "\n".join(part.label for part in parts).encode("utf-8", "surrogatepass")
+        self._broken: set[int] = set()
+        labels = "\n".join(part.label for part in self._parts).encode("utf-8", "surrogatepass")
         self.fingerprint = hashlib.blake2b(labels, digest_size=8).hexdigest()
         """Another one when the archive is another, and so its order."""
         if len(self) == 0:
-            raise HornbookError("has no texts", where=where, hint="Check --feed.archive")
-
-    @classmethod
-    def open(cls, path: Path, text_column: str | None, scratch: Path) -> Archive:
-        """Open an archive; indices and what has to be unpacked go to the folder `scratch`."""
-        archive = cls(open_parts(path, text_column, scratch), path)
-        first = [archive._look(index) for index in range(min(_FIRST_TRIED, len(archive)))]
-        problems = [each.why for each in first if isinstance(each, Broken)]
-        if len(problems) == len(first):
-            raise HornbookError(
-                f"its first {len(first)} texts cannot be read; one: {problems[0]}", where=path
-            )
-        return archive
+            raise HornbookError("has no texts", where=path, hint="Check --feed.archive")
+        places = np.linspace(0, len(self) - 1, min(_TRIED, len(self)), dtype=np.int64)
+        tried = [self._look(index) for index in places.tolist()]
+        problems = [each.why for each in tried if isinstance(each, Broken)]
+        if len(problems) == len(tried):
+            what = f"of {len(tried)} texts that were tried none can be read; one: {problems[0]}"
+            raise HornbookError(what, where=path)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -88,28 +89,28 @@ class Archive:
         with self._lock:
             self._read += 1
             found = self._look(index)
-            if isinstance(found, Broken) and index not in self.broken:
+            if isinstance(found, Broken) and index not in self._broken:
                 self._count(index, found)
         return found
 
     def _look(self, index: int) -> Document | Broken:
-        part = int(np.searchsorted(self._ends, index, "right"))
+        part, place = locate(self._ends, index)
         try:
-            found = self._parts[part].read(index - (int(self._ends[part - 1]) if part else 0))
+            found = self._parts[part].read(place)
         except BROKEN as error:
             return Broken(str(error))
         found.text = mend_surrogates(found.text)
         return found if found.text.strip() else Broken("has no text")
 
     def _count(self, index: int, broken: Broken) -> None:
-        self.broken.add(index)
-        if len(self.broken) <= _NAMED:
-            more = "; further ones are only counted" if len(self.broken) == _NAMED else ""
+        self._broken.add(index)
+        if len(self._broken) <= _NAMED:
+            more = "; further ones are only counted" if len(self._broken) == _NAMED else ""
             warn(f"{self._where}: text {index:,} is left out: {broken.why}{more}")
         seen = min(self._read, len(self))
-        if seen >= min(FIRST_TEXTS, len(self)) and 2 * len(self.broken) > seen:
+        if seen >= min(FIRST_TEXTS, len(self)) and 2 * len(self._broken) > seen:
             raise HornbookError(
-                f"{len(self.broken):,} of the first {seen:,} texts are broken; one: {broken.why}",
+                f"{len(self._broken):,} of the first {seen:,} texts are broken; one: {broken.why}",
                 where=self._where,
                 hint="Is --feed.archive_text_column right? Else make the archive again",
             )
@@ -127,7 +128,7 @@ class ArchiveProducer:
 
     def __init__(self, archive: Archive, config: FeedConfig):
         self._archive, self._seed = archive, config.seed
-        self._rejects = Rejects(config.languages, by_model=False)
+        self._languages = Languages(config.languages)
         wanted = config.validation_texts
         self.held_out = min(wanted, len(archive) // 10)
         """Texts of the validation set, with those of them that are broken."""
@@ -137,6 +138,8 @@ class ArchiveProducer:
         self._held_out = permute(order, len(archive), derive_key(self._seed, "validation"))
         self._is_held_out = frozenset(self._held_out.tolist())
         self._order_of = f"{archive.fingerprint}-{config.seed}"
+        self._in_vain = 0
+        """Positions since the last text that was kept."""
 
     async def make(self, state: Any) -> Made:
         """The next batch. See `Producer`."""
@@ -163,12 +166,12 @@ class ArchiveProducer:
         return cursor, texts
 
     def _make(self, state: Any) -> Made:
-        position = self._position(state)
+        position = begin = self._position(state)
         documents: list[Document] = []
         rejected: Counter[str] = Counter()
         size = 0
         for index in self._order(position):
-            if len(documents) >= BATCH_TEXTS or size >= BATCH_BYTES:
+            if len(documents) >= BATCH_TEXTS or size >= BATCH_CHARACTERS:
                 break
             position += 1
             if index in self._is_held_out:
@@ -176,12 +179,18 @@ class ArchiveProducer:
             found = self._archive.text(index)
             if isinstance(found, Broken):
                 rejected["broken"] += 1
-            elif reason := self._rejects.reason(found.text):
+            elif reason := self._languages.reason(found.text):
                 rejected[reason] += 1
             else:
                 documents += pieces(found, index)
                 size += len(found.text)
-        return Made(documents, self._state(position), rejected)
+        self._in_vain = 0 if documents else self._in_vain + position - begin
+        if self._in_vain > len(self._archive):
+            raise HornbookError(
+                "of the archive not one text is kept",
+                where="feed.archive", hint="Are feed.languages its languages?",
+            )  # fmt: skip
+        return Made(documents, {"position": position, "order": self._order_of}, rejected)
 
     def _order(self, position: int) -> Iterator[int]:
         """The texts from a position to the end of its epoch, of 256 positions at most."""
@@ -200,9 +209,6 @@ class ArchiveProducer:
         position: int = state["position"]
         return position
 
-    def _state(self, position: int) -> dict[str, Any]:
-        return {"position": position, "order": self._order_of}
-
 
 def pieces(document: Document, index: int) -> Iterator[Document]:
     """The document, cut where it is longer than a text may be."""
@@ -219,6 +225,6 @@ def open_archive(config: FeedConfig) -> ArchiveProducer | None:
     """The producer of `feed.archive`; None: there is no archive."""
     if config.archive is None:
         return None
-    scratch = Path(config.folder) / "archive"
-    archive = Archive.open(Path(config.archive), config.archive_text_column, scratch)
+    path = Path(config.archive).expanduser()
+    archive = Archive(path, config.archive_text_column, Path(config.folder) / "archive")
     return ArchiveProducer(archive, config)

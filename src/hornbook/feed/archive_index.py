@@ -1,6 +1,6 @@
 """Random access to the texts of archive files: which there are, and the one at an index.
 
-In: jsonl, Parquet, zip and text files. Out: `Part`s. Nothing is read ahead; jsonl files are
+In: jsonl, Parquet and zip files. Out: `Part`s. Nothing is read ahead; jsonl files are
 scanned once for their lines, which is kept in the feed's folder, as are jsonl and Parquet files
 that lie packed in a zip file: those can only be read from their beginning.
 """
@@ -12,6 +12,8 @@ import json
 import shutil
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -23,21 +25,18 @@ import pyarrow.parquet as pq
 from hornbook.documents import Document
 from hornbook.errors import HornbookError
 from hornbook.files import atomic_path
-from hornbook.gather.archives import open_member, open_zip
-from hornbook.gather.cut import cut
+from hornbook.gather.archives import content, open_member, open_zip
 from hornbook.gather.encodings import BLOCK
+from hornbook.gather.inputs import find_inputs
 from hornbook.gather.rows import KEPT, document_of, find_text_column
-from hornbook.gather.streams import DAMAGE, Expansion
-from hornbook.gather.tables import is_text, json_object
+from hornbook.gather.streams import DAMAGE, Expansion, open_file
+from hornbook.gather.tables import json_object, text_columns
 from hornbook.progress import warn
 
 OPTION = "--feed.archive_"
 
 LONGEST_BYTES = 64 * 2**20
 """Bytes of a line of jsonl or a text file in a zip; longer ones count as broken."""
-
-PASSAGE = 4_000
-"""Characters of a passage, at most: a text file by itself is cut into those."""
 
 CACHE_BYTES = 512 * 2**20
 """Row groups of Parquet that are held: to read one text, its whole row group is decoded, which
@@ -70,75 +69,85 @@ def open_parts(path: Path, column: str | None, scratch: Path) -> list[Part]:
         column: of the text; None: found by its name.
         scratch: folder for indices and unpacked files.
     """
-    if not path.exists():
-        raise HornbookError("does not exist", where=path, hint="Check --feed.archive")
-    ending, groups = _ending(path), RowGroups()
-    if path.is_dir():
-        files = sorted(each for each in path.rglob("*") if _ending(each) in (*LINES, *TABLES))
-        names = [each.relative_to(path).as_posix() for each in files]
-        pairs = zip(files, names, strict=True)
-        parts = [_lines_or_table(file, name, column, scratch, groups) for file, name in pairs]
-    elif ending in (*LINES, *TABLES):
-        parts = [_lines_or_table(path, path.name, column, scratch, groups)]
-    elif ending == ".zip":
-        parts = _parts_of_zip(path, column, scratch, groups)
-    elif ending in TEXTS:
-        parts = [_Passages(path)]
-    else:
-        raise HornbookError(
-            "is no archive that can be read at any place",
-            where=path,
-            hint="Zip, Parquet and jsonl files can: "
-            f"`hornbook convert {path.name} --to parquet --out archive.parquet`",
-        )
-    if sum(part.bytes for part in parts if isinstance(part, _Table)) > CACHE_BYTES:
-        warn(
-            f"{path}: more than {CACHE_BYTES >> 20} MB of Parquet, of which a row group is decoded "
-            "for each text; `hornbook convert --to jsonl` makes an archive that is read faster"
-        )
-    return parts
-
-
-def _lines_or_table(
-    path: Path, name: str, column: str | None, scratch: Path, groups: RowGroups
-) -> Part:
-    if _ending(path) in TABLES:
-        return _Table(path, name, column, groups)
-    return _Lines(path, name, column, scratch)
-
-
-def _parts_of_zip(path: Path, column: str | None, scratch: Path, groups: RowGroups) -> list[Part]:
-    file = open(path, "rb")  # noqa: SIM115 - as long as texts are read
-    archive = open_zip(file, str(path))
-    members = [each for each in archive.infolist() if not each.is_dir()]
-    members = sorted(
-        (each for each in members if "__MACOSX" not in each.filename),
-        key=lambda each: each.filename,
+    [found] = find_inputs([path], option="--feed.archive, ")
+    opening = _Opening(column, scratch)
+    files = [each for each in found.files if _ending(each.path) in (*LINES, *TABLES)]
+    if found.is_folder or files:
+        return whole([partial(opening.file, each.path, each.inside) for each in files])
+    if _ending(path) == ".zip":
+        return opening.zip(path)
+    raise HornbookError(
+        "is no archive that can be read at any place",
+        where=path,
+        hint="Zip files of texts, Parquet and jsonl files can: "
+        f"`hornbook convert {path.name} --to parquet --out archive.parquet`",
     )
-    texts = [each for each in members if _ending(each) in TEXTS]
-    packed = [each for each in members if _ending(each) in (*LINES, *TABLES)]
-    if others := len(members) - len(texts) - len(packed):
-        warn(f"{path}: {others:,} files in it are no texts, jsonl or Parquet, and are left out")
-    folder = scratch / f"{path.name}-{_mark(path)}"
-    parts: list[Part] = [_Members(archive, path, texts)] if texts else []
-    for number, member in enumerate(packed):
-        unpacked = folder / f"{number:05d}{_ending(member)}"
+
+
+class _Opening:
+    """Opens the files of one archive, see `open_parts`."""
+
+    def __init__(self, column: str | None, scratch: Path):
+        self._column, self._scratch, self._groups = column, scratch, RowGroups()
+
+    def file(self, path: Path, name: str) -> Part:
+        """The part of a jsonl or Parquet file."""
+        if _ending(path) in TABLES:
+            return _Table(path, name, self._column, self._groups)
+        return _Lines(path, name, self._column, self._scratch)
+
+    def zip(self, path: Path) -> list[Part]:
+        """The parts of a zip file: its texts, and each jsonl and Parquet file in it."""
+        archive = open_zip(open_file(path), str(path))  # stays open as long as texts are read
+        members = content(archive)
+        texts = [each for each in members if _ending(each) in TEXTS]
+        packed = [each for each in members if _ending(each) in (*LINES, *TABLES)]
+        if others := len(members) - len(texts) - len(packed):
+            warn(f"{path}: {others:,} files in it are no texts, jsonl or Parquet, and are left out")
+        expansion = Expansion(path.stat().st_size, str(path))
+        openers: list[Callable[[], Part]] = [
+            partial(self._packed, archive, member, number, expansion)
+            for number, member in enumerate(packed)
+        ]
+        return whole([partial(_Members, archive, path, texts), *openers] if texts else openers)
+
+    def _packed(
+        self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, number: int, expansion: Expansion
+    ) -> Part:
+        path = Path(str(archive.filename))
+        unpacked = self._scratch / f"{path.name}-{_mark(path)}/{number:05d}{_ending(member)}"
         if not unpacked.exists():
-            _unpack(archive, member, unpacked, Expansion(path.stat().st_size, str(path)))
-        parts.append(_lines_or_table(unpacked, member.filename, column, scratch, groups))
+            with (
+                open_member(archive, member, f"{path} > {member.filename}", expansion) as stream,
+                atomic_path(unpacked) as temporary,
+                open(temporary, "wb") as file,
+            ):
+                shutil.copyfileobj(stream, file, BLOCK)
+        return self.file(unpacked, member.filename)
+
+
+def whole(openers: Sequence[Callable[[], Part]]) -> list[Part]:
+    """The parts that can be opened; what is broken is named and left out, unless it is all."""
+    parts: list[Part] = []
+    broken: list[HornbookError] = []
+    for opener in openers:
+        try:
+            parts.append(opener())
+        except HornbookError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno:
+                raise  # nothing is wrong with it: the disk is full, or the file somebody else's
+            broken.append(error)
+    if broken and not parts:
+        raise broken[0]
+    for each in broken:
+        warn(f"{each}; this file is left out")
     return parts
 
 
-def _unpack(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, out: Path, expansion: Expansion
-) -> None:
-    where = f"{archive.filename} > {member.filename}"
-    with (
-        open_member(archive, member, where, expansion) as packed,
-        atomic_path(out) as temporary,
-        open(temporary, "wb") as file,
-    ):
-        shutil.copyfileobj(packed, file, BLOCK)
+def locate(ends: npt.NDArray[np.int64], index: int) -> tuple[int, int]:
+    """In which part an index is, and the how manieth of it; `ends` are the indices after each."""
+    part = int(np.searchsorted(ends, index, "right"))
+    return part, index - (int(ends[part - 1]) if part else 0)
 
 
 class _Lines:
@@ -173,7 +182,7 @@ class _Lines:
 def line_spans(path: Path) -> npt.NDArray[np.int64]:
     """Offset and length in bytes of each line that may hold an object: int64 [lines, 2]."""
     found, base = [np.array([-1])], 0
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while block := file.read(16 * BLOCK):
             ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
             found.append(ends + base)
@@ -188,7 +197,18 @@ class RowGroups:
 
     def __init__(self) -> None:
         self._held: OrderedDict[tuple[Path, int], Any] = OrderedDict()
-        self._bytes = 0
+        self._bytes = self._announced = 0
+
+    def announce(self, path: Path, size: int) -> None:
+        """A file's row groups have so many bytes. Says once that not all can be held."""
+        was_enough = self._announced <= CACHE_BYTES
+        self._announced += size
+        if was_enough and self._announced > CACHE_BYTES:
+            warn(
+                f"{path}: with it there is more than {CACHE_BYTES >> 20} MB of Parquet, of which a "
+                "row group is decoded for each text; `hornbook convert --to jsonl` makes one "
+                "that is read faster"
+            )
 
     def get(self, path: Path, number: int, columns: list[str]) -> Any:
         """A row group as an Arrow table."""
@@ -216,22 +236,20 @@ class _Table:
             raise HornbookError(
                 f"is not a readable Parquet file ({error})", where=path, hint="Make it again"
             ) from error
-        names = [field.name for field in schema if is_text(field.type)]
-        self._column = find_text_column(names, column, str(path), OPTION)
+        names, others = text_columns(schema)
+        self._column = find_text_column(names, column, str(path), OPTION, others)
         kept = [each for each in KEPT if each in schema.names and each != self._column]
         self._columns = [self._column, *kept]
-        numbers = range(metadata.num_row_groups)
-        groups = [metadata.row_group(number) for number in numbers]
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         self._ends = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
-        self.bytes = sum(group.total_byte_size for group in groups)
+        held.announce(path, sum(group.total_byte_size for group in groups))
         self.label = f"{name} {path.stat().st_size} {metadata.num_rows}"
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, index: int) -> Document:
-        group = int(np.searchsorted(self._ends, index, "right"))
-        place = index - (int(self._ends[group - 1]) if group else 0)
+        group, place = locate(self._ends, index)
         where = f"{self._path}, row {index + 1:,}"
         table = self._held.get(self._path, group, self._columns)
         row = table.slice(place, 1).to_pylist()[0]
@@ -264,29 +282,6 @@ class _Members:
             title=name.stem,
             meta={"file": member.filename},
         )
-
-
-class _Passages:
-    """The passages of a text file."""
-
-    def __init__(self, path: Path):
-        try:
-            self._text = path.read_text("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise HornbookError(
-                f"cannot be read as UTF-8 text ({error})", where=path, hint="Convert it first"
-            ) from error
-        self._path = path
-        self._spans = list(cut(self._text, PASSAGE))
-        self.label = f"{path.name} {path.stat().st_size} {len(self._spans)}"
-
-    def __len__(self) -> int:
-        return len(self._spans)
-
-    def read(self, index: int) -> Document:
-        start, end = self._spans[index]
-        meta = {"characters": [start, end]}
-        return Document(self._text[start:end], source=self._path.stem, meta=meta)
 
 
 def _ending(file: Path | zipfile.ZipInfo) -> str:

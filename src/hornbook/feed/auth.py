@@ -7,20 +7,16 @@ token only those of this machine, and no tunnel.
 from __future__ import annotations
 
 import ipaddress
-import re
 import secrets
 import socket
 from pathlib import Path
 
 from hornbook.errors import HornbookError
 from hornbook.feed.config import FeedConfig
-from hornbook.tokens.feed_protocol import TOKEN_VARIABLE, feed_token
+from hornbook.tokens.feed_protocol import TOKEN_VARIABLE, check_token, feed_token
 
 Address = tuple[socket.AddressFamily, str]
 """A family (IPv4 or IPv6) and an address of it."""
-
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
-"""What RFC 6750 allows in a bearer token."""
 
 
 def server_token(config: FeedConfig) -> str | None:
@@ -31,36 +27,27 @@ def server_token(config: FeedConfig) -> str | None:
             is never shown.
     """
     if config.token_file is None:
-        token, where = feed_token(), TOKEN_VARIABLE
-    else:
-        where = config.token_file
-        try:
-            token = Path(config.token_file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise HornbookError(
-                f"the token cannot be read ({error.__class__.__name__})", where=where
-            ) from error
-        if not token:
-            raise HornbookError("the token file is empty", where=where)
-    if token is not None and not _TOKEN.fullmatch(token):
+        return feed_token()
+    try:
+        token = Path(config.token_file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
         raise HornbookError(
-            "this is no bearer token: letters, digits and ._~+/=- only",
-            where=where,
-            hint="`openssl rand -hex 24` makes one",
-        )
-    return token
+            f"the token cannot be read ({error.__class__.__name__})", where=config.token_file
+        ) from error
+    if not token:
+        raise HornbookError("the token file is empty", where=config.token_file)
+    return check_token(token, config.token_file)
 
 
 def listening_addresses(config: FeedConfig, token: str | None) -> list[Address]:
     """The addresses behind `host`; the server listens on exactly these.
 
     Raises:
-        HornbookError: one of them is not this machine's own, or there is a tunnel, and no token.
+        HornbookError: one of them is not this machine's own, or there is a tunnel, and no token; or
+            a tunnel would not find the feed.
     """
     try:
-        found = socket.getaddrinfo(
-            config.host or "0.0.0.0", None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(config.host or "0.0.0.0", None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise HornbookError(
             f"is no address of this machine ({error})", where=f"feed.host: {config.host}"
@@ -87,6 +74,12 @@ def listening_addresses(config: FeedConfig, token: str | None) -> list[Address]:
                 where=f"feed.tunnel: {config.tunnel}",
                 hint=hint,
             )
+    if config.tunnel and not {"127.0.0.1", "0.0.0.0"} & {address for _, address in addresses}:
+        raise HornbookError(
+            "a tunnel leads to 127.0.0.1, where the feed would not listen",
+            where=f"feed.host: {config.host}",
+            hint="Leave feed.host out",
+        )
     return addresses
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import pyarrow as pa
+from starlette.requests import Request
 from starlette.responses import Response
 
 from hornbook.feed.guard import Message, Receive, Send, later
@@ -32,7 +32,6 @@ from hornbook.tokens.feed_protocol import (
 
 Format = Literal["array", "object"]
 Encoding = Literal["zstd", "gzip", ""]
-Result = TypeVar("Result")
 
 MAX_IN_FLIGHT = 256 * 10**6
 """Bytes of answers that wait to be sent, over all connections; more are answered 503."""
@@ -42,6 +41,8 @@ PIECE = 64 * 1024
 
 READERS = 2
 """Threads that read and compress: one with a large answer does not hold up the small ones."""
+
+NO_HEADERS: Mapping[str, str] = {}
 
 COMPRESS_FROM = 1024
 """Bytes from which an answer is compressed."""
@@ -76,14 +77,12 @@ def read_page(
         Gone: the log no longer has the text `cursor`.
     """
     if format == "array":
-        texts = log.texts(cursor, n, most_bytes)
-        content = b"[" + texts.json[:-1] + b"]"  # without the last comma
-        return Page(texts.first, texts.first + texts.count, texts.count, log.head, content)
-    first, records = log.records(cursor, n, most_bytes)
-    following = first + len(records)
-    head = log.head
-    names = {"protocol": PROTOCOL, "log": log.id, "first": first, "next": following, "head": head}
-    return Page(first, following, len(records), head, as_json({**names, **more, "texts": records}))
+        count, content = log.texts(cursor, n, most_bytes)
+        return Page(cursor, cursor + count, count, log.head, content)
+    records = log.records(cursor, n, most_bytes)
+    following, head = cursor + len(records), log.head
+    names = {"protocol": PROTOCOL, "log": log.id, "first": cursor, "next": following, "head": head}
+    return Page(cursor, following, len(records), head, as_json({**names, **more, "texts": records}))
 
 
 def as_json(value: Any) -> bytes:
@@ -115,19 +114,22 @@ class Bodies:
         self._metrics = metrics
         self._codec = pa.Codec("zstd", compression_level=1)
         self._reader = ThreadPoolExecutor(READERS, thread_name_prefix="feed-reader")
-        self._lock = threading.Lock()
         self.in_flight = 0
-        """Bytes of answers that have not left yet."""
+        """Bytes of answers that have not left yet; changed in the event loop alone."""
 
     async def answer(
-        self, read: Callable[[], Page], accept: str | None, headers: dict[str, str]
+        self, read: Callable[[], Page], request: Request, headers: Mapping[str, str] = NO_HEADERS
     ) -> Response:
-        """The response with what `read` (called in a reader's thread) returns.
+        """The response with what `read` (called in a reader's thread) returns, in an encoding that
+        the request accepts.
 
         Raises:
             Refusal: 503, since too many bytes wait to be sent.
         """
-        page, body, encoding = await self._run(lambda: self._made(read, choose_encoding(accept)))
+        accepted = choose_encoding(request.headers.get("accept-encoding"))
+        loop = asyncio.get_running_loop()
+        page, body, used = await loop.run_in_executor(self._reader, self._made, read, accepted)
+        self.in_flight += len(body)
         self._metrics.texts += page.count
         self._metrics.text_bytes += len(page.content)
         self._metrics.sent_bytes += len(body)
@@ -139,29 +141,22 @@ class Bodies:
             "Vary": "Accept-Encoding",
             **headers,
         }
-        if encoding:
-            headers["Content-Encoding"] = encoding
+        if used:
+            headers["Content-Encoding"] = used
         return _Pieces(body, headers, self._sent)
 
     def close(self) -> None:
         """End the threads."""
         self._reader.shutdown(cancel_futures=True)
 
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._reader, work)
-
     def _made(self, read: Callable[[], Page], encoding: Encoding) -> tuple[Page, bytes, Encoding]:
         if self.in_flight >= MAX_IN_FLIGHT:
             raise later("too many answers wait to be sent", 5, "Slow readers hold them")
         page = read()
-        body, used = compress(page.content, encoding, self._codec)
-        with self._lock:
-            self.in_flight += len(body)
-        return page, body, used
+        return page, *compress(page.content, encoding, self._codec)
 
     def _sent(self, size: int) -> None:
-        with self._lock:
-            self.in_flight -= size
+        self.in_flight -= size
 
 
 class _Pieces(Response):

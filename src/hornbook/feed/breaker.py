@@ -17,7 +17,6 @@ FAILURES = 10
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 120.0
 """Seconds: the pause doubles from the one to the other as long as nothing succeeds."""
 
-
 LONGEST_HOLD = 600.0
 """Seconds: a Retry-After that is longer is looked into again."""
 
@@ -35,13 +34,6 @@ class Breaker:
         self._until = 0.0
         self._is_open = self._is_tried = False
         self._why = ""
-
-    @property
-    def state(self) -> str:
-        """`closed`: requests go; `open`: none do; `half-open`: one does."""
-        if self._now() < self._until:
-            return "open"
-        return "half-open" if self._is_open else "closed"
 
     def check(self) -> None:
         """Call before each request. Raises `Unavailable` when it must not go."""

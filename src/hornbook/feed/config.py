@@ -22,7 +22,7 @@ class TeacherConfig:
     """`openai`: address of the API, such as http://127.0.0.1:8000/v1."""
 
     weight: float = 1.0
-    """Share of the texts, relative to the archive and the other teachers."""
+    """Share of the bytes of text, relative to the archive and the other teachers."""
 
     prompts: Literal["vocabulary", "templates", "file"] = "templates"
     """`vocabulary`: random tokens; `templates`: textbook, story, how-to, question and answer, each
@@ -72,11 +72,10 @@ class FeedConfig:
     """Seed of the archive's order and of the prompts."""
 
     archive: str | None = None
-    """Zip, Parquet or jsonl file, or a folder of those two, from which texts are drawn; of a text
-    file passages are."""
+    """Zip, Parquet or jsonl file, or a folder of the latter two, from which texts are drawn."""
 
     archive_weight: float = 1.0
-    """Share of the texts that the archive gives, relative to the teachers."""
+    """Share of the bytes of text that the archive gives, relative to the teachers."""
 
     archive_text_column: str | None = None
     """Column or key of the archive's text; found by itself when there is one candidate."""
@@ -85,7 +84,8 @@ class FeedConfig:
     """Texts of the archive that are held out for ever as validation set; at most a tenth of it."""
 
     fill_in: bool = True
-    """The archive takes over while the teachers are slow or gone."""
+    """The archive takes over while the teachers are slow or gone, and readers come close to the end
+    of what there is."""
 
     teachers: list[TeacherConfig] = field(default_factory=list)
     """Models that write texts."""
@@ -107,6 +107,3 @@ class FeedConfig:
 
     max_connections: int = 256
     """Connections at a time; more are answered 503."""
-
-    lease_seconds: float = 300.0
-    """Time in which a consumer has to acknowledge texts before another one gets them."""

@@ -67,13 +67,14 @@ class Cursors:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version not in (0, VERSION):
+            if version == 0:  # else nothing is written, which a full disk would not let us do
+                self._database.executescript(_TABLES + f"PRAGMA user_version = {VERSION};")
+            elif version != VERSION:
                 raise HornbookError(
                     f"is of version {version}, this hornbook reads {VERSION}",
                     where=self._path,
                     hint="Go on with the hornbook that began the feed",
                 )
-            self._database.executescript(_TABLES + f"PRAGMA user_version = {VERSION};")
             for name, seconds in self._database.execute("SELECT id, seconds FROM lease"):
                 self._deadlines[name] = clock() + seconds
 
@@ -88,12 +89,12 @@ class Cursors:
     def __exit__(self, *problem: object) -> None:
         self.close()
 
-    def set(self, name: str, next: int, *, reset: bool = False) -> None:
-        """Keep what is from number `next` on for `name`; it goes back only with `reset`."""
+    def set(self, name: str, next: int) -> None:
+        """Keep what is from number `next` on for `name`; a cursor never goes back."""
         with self._transaction() as database:
-            later = "excluded.next" if reset else "MAX(next, excluded.next)"
             database.execute(
-                f"INSERT INTO cursor VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET next = {later}",
+                "INSERT INTO cursor VALUES (?, ?)"
+                " ON CONFLICT(name) DO UPDATE SET next = MAX(next, excluded.next)",
                 (name, next),
             )
 
@@ -117,8 +118,8 @@ class Cursors:
         with self._transaction() as database:
             database.execute("DELETE FROM cursor WHERE name = ?", (name,))
             database.execute("DELETE FROM consumer WHERE name = ?", (name,))
-            for lease in self._open(database, name):
-                self._end(database, lease)
+            for lease in self._open(name):
+                self._end(lease)
 
     def lowest(self) -> tuple[str, int] | None:
         """Who wants the lowest number, and which; None: nobody is known."""
@@ -126,13 +127,8 @@ class Cursors:
         places = [place for place in places if place[0] != ANONYMOUS]
         return min(places, key=lambda place: place[1], default=None)
 
-    def low_water(self) -> int | None:
-        """The lowest number that someone still wants; None: nobody is known."""
-        lowest = self.lowest()
-        return None if lowest is None else lowest[1]
-
     def highest(self) -> int:
-        """A number below which everything that any reader was given is."""
+        """A number below which everything that any known reader was given is."""
         with self._transaction() as database:
             rows = database.execute("SELECT next FROM cursor UNION SELECT next FROM consumer")
             return max((row[0] for row in rows), default=0)
@@ -154,15 +150,13 @@ class Cursors:
             None when there is nothing.
         """
         with self._transaction() as database:
-            self._drop_before(database, group, first)
+            self._give_up_before(group, first)
             database.execute("INSERT OR IGNORE INTO consumer VALUES (?, ?)", (group, first))
-            for old in self._open(database, group):
-                if self._deadlines[old.id] <= self._clock():
-                    self._end(database, old)
-                    if old.next > old.first + n:
-                        self._free(database, group, old.first + n, old.next)
-                    begin, end = old.first, min(old.first + n, old.next)
-                    break
+            back = [each for each in self._open(group) if self._is_over(each)]
+            if back:
+                self._end(back[0])
+                begin, end = back[0].first, min(back[0].first + n, back[0].next)
+                self._free(group, end, back[0].next)
             else:
                 query = "SELECT next FROM consumer WHERE name = ?"
                 (begin,) = database.execute(query, (group,)).fetchone()
@@ -170,103 +164,94 @@ class Cursors:
                 if begin >= end:
                     return None
                 database.execute("UPDATE consumer SET next = ? WHERE name = ?", (end, group))
-            lease = Lease(secrets.token_hex(8), begin, end, seconds)
-            self._begin(database, group, lease, self._clock() + seconds)
-            return lease
+            return self._begin(group, begin, end, seconds)
 
     def shorten(self, group: str, lease: str, next: int) -> None:
-        """Give back the numbers from `next` on: fewer texts were sent than leased."""
+        """Give back the numbers from `next` on, but never the first: fewer texts were sent than
+        leased."""
         with self._transaction() as database:
-            for old in self._open(database, group):
-                if old.id == lease and old.first <= next < old.next:
-                    deadline = self._deadlines[old.id]
-                    self._end(database, old)
-                    if next > old.first:
-                        kept = Lease(old.id, old.first, next, old.seconds)
-                        self._begin(database, group, kept, deadline)
-                    self._free(database, group, next, old.next)
+            for old in self._open(group):
+                if old.id == lease and old.first < next < old.next:
+                    database.execute("UPDATE lease SET next = ? WHERE id = ?", (next, lease))
+                    self._free(group, next, old.next)
 
     def acknowledge(self, group: str, lease: str) -> bool:
         """The texts of a lease are done. False: it is unknown, or its time was over."""
-        return self._finish(group, lease, lambda old, database: self._end(database, old))
+        return self._finish(group, lease, give_back=False)
 
     def release(self, group: str, lease: str) -> bool:
         """Give a lease back at once. False: it is unknown, or its time was over."""
+        return self._finish(group, lease, give_back=True)
 
-        def give_back(old: Lease, database: sqlite3.Connection) -> None:
-            self._end(database, old)
-            self._free(database, group, old.first, old.next)
-
-        return self._finish(group, lease, give_back)
-
-    def _finish(
-        self, group: str, lease: str, finish: Callable[[Lease, sqlite3.Connection], None]
-    ) -> bool:
-        with self._transaction() as database:
-            for old in self._open(database, group):
-                if old.id == lease and self._deadlines[lease] > self._clock():
-                    finish(old, database)
+    def _finish(self, group: str, lease: str, *, give_back: bool) -> bool:
+        with self._transaction():
+            for old in self._open(group):
+                if old.id == lease and not self._is_over(old):
+                    self._end(old)
+                    if give_back:
+                        self._free(group, old.first, old.next)
                     return True
         return False
 
-    def _open(self, database: sqlite3.Connection, group: str) -> list[Lease]:
+    def _open(self, group: str) -> list[Lease]:
+        """The leases that are not done, by number."""
         query = "SELECT id, first, next, seconds FROM lease WHERE consumer = ? ORDER BY first"
-        return [Lease(*row) for row in database.execute(query, (group,))]
+        return [Lease(*row) for row in self._database.execute(query, (group,))]
 
-    def _begin(
-        self, database: sqlite3.Connection, group: str, lease: Lease, deadline: float
-    ) -> None:
-        values = (lease.id, group, lease.first, lease.next, lease.seconds)
-        database.execute("INSERT INTO lease VALUES (?, ?, ?, ?, ?)", values)
-        self._deadlines[lease.id] = deadline
+    def _is_over(self, lease: Lease) -> bool:
+        return self._deadlines[lease.id] <= self._clock()
 
-    def _free(self, database: sqlite3.Connection, group: str, first: int, next: int) -> None:
+    def _begin(self, group: str, first: int, next: int, seconds: float) -> Lease:
+        lease = Lease(secrets.token_hex(8), first, next, seconds)
+        values = (lease.id, group, first, next, seconds)
+        self._database.execute("INSERT INTO lease VALUES (?, ?, ?, ?, ?)", values)
+        self._deadlines[lease.id] = self._clock() + seconds
+        return lease
+
+    def _free(self, group: str, first: int, next: int) -> None:
         """Numbers that anyone may have: a lease whose time is over, now and after a restart."""
-        self._begin(database, group, Lease(secrets.token_hex(8), first, next, 0.0), self._clock())
+        if first < next:
+            self._begin(group, first, next, 0.0)
 
-    def _end(self, database: sqlite3.Connection, lease: Lease) -> None:
-        database.execute("DELETE FROM lease WHERE id = ?", (lease.id,))
-        self._deadlines.pop(lease.id, None)
+    def _end(self, lease: Lease) -> None:
+        self._database.execute("DELETE FROM lease WHERE id = ?", (lease.id,))
+        del self._deadlines[lease.id]
 
-    def _drop_before(self, database: sqlite3.Connection, group: str, first: int) -> None:
-        """Give up what the log no longer has."""
-        parameters = (first, group, first)
+    def _give_up_before(self, group: str, first: int) -> None:
+        """Forget what the log no longer has."""
         for statement in (
-            "UPDATE consumer SET next = ? WHERE name = ? AND next < ?",
-            "UPDATE lease SET first = ? WHERE consumer = ? AND first < ?",
+            "UPDATE consumer SET next = MAX(next, ?) WHERE name = ?",
+            "UPDATE lease SET first = MAX(first, ?) WHERE consumer = ?",
         ):
-            database.execute(statement, parameters)
-        for lease in self._open(database, group):
+            self._database.execute(statement, (first, group))
+        for lease in self._open(group):
             if lease.next <= first:
-                self._end(database, lease)
+                self._end(lease)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, and durable."""
+        """All or nothing, and durable; deadlines are of the same transaction."""
         with self._lock, self._errors():
-            self._database.execute("BEGIN IMMEDIATE")
+            deadlines = self._deadlines.copy()
             try:
-                yield self._database
+                with self._database:  # commits, or rolls back
+                    self._database.execute("BEGIN IMMEDIATE")
+                    yield self._database
             except BaseException:
-                self._database.execute("ROLLBACK")
+                self._deadlines = deadlines
                 raise
-            self._database.execute("COMMIT")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
-                raise disk_full(self._path) from error
-            raise HornbookError(
-                f"cannot be used ({error})",
-                where=self._path,
-                hint="Is the folder yours to write, and on a local disk?",
-            ) from error
         except sqlite3.DatabaseError as error:
-            raise HornbookError(
-                f"is damaged ({error})",
-                where=self._path,
-                hint="Remove it: readers' places are lost, no texts; trainers know their own",
-            ) from error
+            code = getattr(error, "sqlite_errorcode", None)
+            if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE):
+                raise disk_full(self._path) from error
+            if isinstance(error, sqlite3.OperationalError):
+                what, hint = "cannot be used", "Is the folder yours to write, and on a local disk?"
+            else:
+                what = "is damaged"
+                hint = "Remove it: readers' places are lost, no texts; trainers know their own"
+            raise HornbookError(f"{what} ({error})", where=self._path, hint=hint) from error

@@ -2,19 +2,22 @@
 
 `Guard` (ASGI) refuses a request with another protocol, without the token, for another log, or with
 a large body, and puts the protocol's headers on every answer. `GuardedProtocol` (uvicorn's h11
-protocol) ends connections that are slow: whole request within `request_seconds`, and each piece of
-an answer taken within `stall_seconds`; it answers 503 above the number of connections.
+protocol) ends connections that are slow, which uvicorn by itself lets stay: a request has to arrive
+whole within `request_seconds`, each piece of an answer to be taken within `stall_seconds`. Above
+the number of connections it answers 503.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import h11
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hornbook.feed.auth import is_allowed
@@ -33,7 +36,7 @@ OPEN_PATHS = {"/", "/healthz"}
 """Paths that need no token: they show no data (the page asks for the token)."""
 
 
-class Refusal(Exception):
+class Refusal(HTTPException):
     """A request that is answered with an error: JSON `{"error", "hint", ...}`."""
 
     def __init__(
@@ -45,27 +48,17 @@ class Refusal(Exception):
         headers: dict[str, str] | None = None,
         **more: Any,
     ):
-        super().__init__(error)
-        self.status, self.headers = status, headers or {}
-        self.content = {"error": error, **({"hint": hint} if hint else {}), **more}
+        super().__init__(status, error, headers)
+        self._content = {"error": error, **({"hint": hint} if hint else {}), **more}
 
-    @property
-    def body(self) -> bytes:
-        """The content as UTF-8."""
-        return json.dumps(self.content, ensure_ascii=False).encode()
-
-    async def send(self, send: Send) -> None:
-        """Answer with it."""
-        headers = {"content-type": "application/json", **self.headers}
-        headers["content-length"] = str(len(self.body))
-        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": self.status, "headers": raw})
-        await send({"type": "http.response.body", "body": self.body})
+    def response(self) -> Response:
+        """The answer."""
+        return JSONResponse(self._content, self.status_code, self.headers)
 
 
-def later(error: str, seconds: int = 1, hint: str = "", **more: Any) -> Refusal:
+def later(error: str, seconds: int = 1, hint: str = "") -> Refusal:
     """503 with Retry-After: nothing is wrong with the request, only the moment."""
-    return Refusal(503, error, hint, headers={"Retry-After": str(seconds)}, **more)
+    return Refusal(503, error, hint, headers={"Retry-After": str(seconds)})
 
 
 class Guard:
@@ -93,14 +86,11 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *self._common]
             await send(message)
 
-        headers = dict(scope["headers"])
         try:
-            self._check(scope["path"], headers)
-            if scope["method"] not in ("GET", "HEAD"):
-                receive = _replayed(await _read_body(headers, receive), receive)
-            await self._application(scope, receive, answer)
+            self._check(scope["path"], dict(scope["headers"]))
+            await self._application(scope, _bounded(receive), answer)
         except Refusal as refusal:
-            await refusal.send(answer)
+            await refusal.response()(scope, receive, answer)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests[route, status] += 1
@@ -133,34 +123,21 @@ class Guard:
             )
 
 
-async def _read_body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
-    """A request's body, whole. Raises `Refusal` 413 beyond `MAX_BODY`."""
-    body, more = b"", True
-    # The rest of a body that is too long is not read: the connection ends.
-    too_long = Refusal(413, f"a body has at most {MAX_BODY} bytes", headers={"Connection": "close"})
-    declared = headers.get(b"content-length", b"0")  # h11 checked that it is a number
-    if int(declared) > MAX_BODY:
-        raise too_long
-    while more:
+def _bounded(receive: Receive) -> Receive:
+    """`receive`, which raises `Refusal` 413 beyond `MAX_BODY`; the connection ends then, since the
+    rest of the body is not read."""
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
         message = await receive()
-        body += message.get("body", b"")
-        more = message["type"] == "http.request" and message.get("more_body", False)
-        if len(body) > MAX_BODY:
-            raise too_long
-    return body
+        size += len(message.get("body", b""))
+        if size > MAX_BODY:
+            close = {"Connection": "close"}
+            raise Refusal(413, f"a body has at most {MAX_BODY} bytes", headers=close)
+        return message
 
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again
+    return counted
 
 
 @dataclass(frozen=True)
@@ -184,6 +161,9 @@ class GuardedProtocol(H11Protocol):
         self._request = _Deadline(self.loop, self.limits.request_seconds, transport.abort)
         self._stall = _Deadline(self.loop, self.limits.stall_seconds, transport.abort)
         super().connection_made(transport)
+        # asyncio switches Nagle's delays (40 ms an answer) off only for sockets that name TCP.
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Writing pauses as soon as the system's buffer is full and resumes when all of ours has
         # left: so the timer below measures a piece, and no memory is held beyond one.
         transport.set_write_buffer_limits(high=0)
@@ -220,20 +200,11 @@ class GuardedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Bytes that are no HTTP: an error as JSON, where an answer is still possible."""
-        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+        """Bytes that are no HTTP: says so, where an answer is still possible."""
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:  # another answer has begun
             self.transport.abort()
-            return
-        body = Refusal(400, "this is not a valid HTTP request").body
-        headers = [("content-type", "application/json"), ("connection", "close"),
-                   ("content-length", str(len(body)))]  # fmt: skip
-        for event in (
-            h11.Response(status_code=400, headers=headers, reason="Bad Request"),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event))
-        self.transport.close()
 
 
 def guarded(limits: ConnectionLimits) -> type[GuardedProtocol]:
@@ -259,6 +230,5 @@ class _Deadline:
 
 
 async def _too_many(scope: Message, receive: Receive, send: Send) -> None:
-    refusal = later("too many connections", 5)
-    refusal.headers["Connection"] = "close"
-    await refusal.send(send)
+    headers = {"Retry-After": "5", "Connection": "close"}
+    await Refusal(503, "too many connections", headers=headers).response()(scope, receive, send)

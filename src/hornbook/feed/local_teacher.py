@@ -14,12 +14,11 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 from hornbook.errors import HornbookError
 from hornbook.feed.breaker import Breaker
 from hornbook.feed.config import TeacherConfig
-from hornbook.feed.produce import Unavailable
 from hornbook.feed.prompts import Prompt
 from hornbook.feed.teacher import Answers
 
@@ -109,24 +108,19 @@ class LocalTeacher:
             await process.stdin.drain()
             line = await process.stdout.readline()
         if not line.endswith(b"\n"):
-            raise await self._ended(process)
+            self._process = None
+            self._fail(f"the process of the model ended (exit code {await process.wait()})")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             await self.close()
             error = HornbookError(answer["error"], where=answer["where"], hint=answer["hint"])
             if not self._has_worked:
                 raise error
-            self.breaker.failed(str(error), at_once=True)
-            self.breaker.check()
+            self._fail(str(error))
         return answer
 
-    async def _ended(self, process: Process) -> Unavailable:
-        """What to raise for a process that is gone; the next one may start after a while."""
-        self._process = None
-        code = await process.wait()
-        self.breaker.failed(f"the process of the model ended (exit code {code})", at_once=True)
-        try:
-            self.breaker.check()
-        except Unavailable as error:
-            return error
+    def _fail(self, why: str) -> NoReturn:
+        """The next process may start after a while."""
+        self.breaker.failed(why, at_once=True)
+        self.breaker.check()
         raise AssertionError("the breaker is open")

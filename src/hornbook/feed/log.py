@@ -10,16 +10,15 @@ next ones gather: a slow disk makes larger blocks, not longer queues.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import datetime
 import errno
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +37,7 @@ from hornbook.files import (
 from hornbook.gather.feed_blocks import (
     SEGMENT_HEADER,
     SEGMENT_MAGIC,
+    Block,
     encode_block,
     index_bytes,
     json_meta,
@@ -56,7 +56,7 @@ from hornbook.progress import say, warn
 
 SEGMENT_BYTES = 64 * 2**20
 _BLOCK_BYTES = 256 * 2**10
-"""Texts of one block; more than that at once is one block all the same where it came together."""
+"""Of one block; an append that is larger is one block all the same."""
 _GATHER_SECONDS = 0.01
 """Texts that come within this time of the last commit share a block: one a text would compress
 badly, and a disk syncs some hundred times a second at most."""
@@ -65,14 +65,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass
-class _Waiting:
-    """Documents to be appended, as they will be in a block."""
+class _Gathered:
+    """Appends that will be a block."""
 
-    texts: list[bytes]
-    metas: list[bytes]
-    state: dict[str, Any]
-    bytes: int
-    number: Future[int]
+    texts: list[bytes] = field(default_factory=list)
+    metas: list[bytes] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
+    bytes: int = 0
+    told: list[tuple[Future[int], int]] = field(default_factory=list)
+    """Who waits for each append's number, and the place of its first text in the block."""
 
 
 class LogWriter(FeedLog):
@@ -88,7 +89,7 @@ class LogWriter(FeedLog):
         self.problem: str | None = None
         self.failure: HornbookError | None = None
         self._segment_bytes = segment_bytes
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_Gathered] = []
         self._changed = threading.Condition()
         self._closing = False
         self._calls: list[Callable[[int], None]] = []
@@ -117,7 +118,8 @@ class LogWriter(FeedLog):
             if not is_feed(folder):
                 _begin(folder)
             log = cls(folder, read_identity(folder), segment_bytes)
-            log._mend(delivered)
+            with disk_errors(folder):
+                log._mend(delivered)
             log._held = held.pop_all()
         log._thread.start()
         return log
@@ -139,25 +141,32 @@ class LogWriter(FeedLog):
         texts = [json_text(document.text) for document in documents]
         metas = [json_meta(document) for document in documents]
         size = sum(map(len, texts)) + sum(map(len, metas))
-        waiting = _Waiting(texts, metas, state, size, Future())
+        number: Future[int] = Future()
+        number.set_running_or_notify_cancel()  # one that is cancelled could not be answered
         with self._changed:
             if self.failure is not None:
                 raise self.failure
             assert not self._closing
-            self._waiting.append(waiting)
+            if not self._waiting or self._waiting[-1].bytes + size > _BLOCK_BYTES:
+                self._waiting.append(_Gathered())
+            block = self._waiting[-1]
+            block.told.append((number, len(block.texts)))
+            block.texts += texts
+            block.metas += metas
+            block.state, block.bytes = state, block.bytes + size
             self._changed.notify_all()
-        return waiting.number
+        return number
 
     def on_commit(self, call: Callable[[int], None]) -> None:
         """Have `call` told the new head after each commit, by the writer's thread."""
         self._calls.append(call)
 
-    def drop_before(self, number: int, most: int | None = None) -> int:
+    def drop_before(self, number: int, keep_bytes: int = 0) -> int:
         """Remove the oldest full segments that have only texts before `number`.
 
         Args:
             number: of the first text that is still wanted.
-            most: remove so many segments at most; None: all that can be.
+            keep_bytes: none is removed from a log that is no larger than this.
 
         Returns:
             The first number that is still there.
@@ -165,15 +174,17 @@ class LogWriter(FeedLog):
         with self._lock:
             # The producers' state is in the last block, so that block's segment stays.
             last = max((i for i, each in enumerate(self._segments) if each.bytes), default=0)
-            following = [each.first for each in self._segments[1 : last + 1]]
-            count = bisect.bisect_right(following, number)
-            count = count if most is None else min(count, most)
+            count, stored = 0, self.stored_bytes
+            while count < last and stored > keep_bytes and self._segments[count].next <= number:
+                stored -= self._segments[count].bytes
+                count += 1
             dropped, self._segments = self._segments[:count], self._segments[count:]
-        for segment in dropped:
-            segment.path.unlink()
-            segment.path.with_suffix(".idx").unlink(missing_ok=True)
-        if dropped:
-            sync_folder(self.folder / SEGMENTS)
+        with disk_errors(self.folder):
+            for segment in dropped:
+                segment.path.unlink(missing_ok=True)
+                segment.path.with_suffix(".idx").unlink(missing_ok=True)
+            if dropped:
+                sync_folder(self.folder / SEGMENTS)
         return self.first
 
     def close(self) -> None:
@@ -188,7 +199,11 @@ class LogWriter(FeedLog):
         self._held.close()
 
     def _mend(self, delivered: int) -> None:
-        """Take up the log where the last writer left it."""
+        """Take up the log where the last writer left it.
+
+        Blocks that it had written and not synced when it was killed are whole, and are read from
+        now on: so they are synced first.
+        """
         for path in (self.folder / SEGMENTS).iterdir():
             is_left_over = path.suffix == ".idx" and not path.with_suffix(".log").exists()
             if is_left_over or path.suffix == TEMPORARY:
@@ -201,12 +216,14 @@ class LogWriter(FeedLog):
             self._begin_segment(delivered)
             return
         last = self._segments[-1]
+        self._check_owner(last)
         torn = last.path.stat().st_size - max(last.bytes, SEGMENT_HEADER.size)
-        self._file = _opened(last.path)
+        self._file = _open(last.path)
         if torn > 0:
             say(f"{last.path}: {torn:,} bytes that a writer left unfinished were cut off")
         if last.bytes:
             os.ftruncate(self._file, last.bytes)
+            os.fsync(self._file)
         else:
             self._write_header(last)
         if delivered > last.next:
@@ -214,10 +231,24 @@ class LogWriter(FeedLog):
             self._seal(last)
             self._begin_segment(delivered)
 
+    def _check_owner(self, last: Segment) -> None:
+        """Refuse to cut off as damage what is another log's."""
+        with open(last.path, "rb") as file:
+            header = file.read(SEGMENT_HEADER.size)
+        if last.bytes or len(header) < SEGMENT_HEADER.size:
+            return
+        magic, key, _ = SEGMENT_HEADER.unpack(header)
+        if magic == SEGMENT_MAGIC and key != self._key:
+            raise HornbookError(
+                f"is of the log {key.hex()}, not of {self.id}",
+                where=last.path,
+                hint=f"Put the {IDENTITY} with that id back, or move the segment away",
+            )
+
     def _begin_segment(self, first: int) -> None:
         path = self.folder / SEGMENTS / f"segment-{first:012d}.log"
         segment = Segment(path, first, first, 0, [])
-        file = _opened(path)
+        file = _open(path)
         if self._file >= 0:
             os.close(self._file)
         self._file = file
@@ -255,42 +286,39 @@ class LogWriter(FeedLog):
     def _has_enough(self) -> bool:
         return self._closing or sum(each.bytes for each in self._waiting) >= _BLOCK_BYTES
 
-    def _commit(self, taken: list[_Waiting]) -> bool:
-        """Make documents durable, however often that must be tried; False: it cannot be done."""
+    def _commit(self, taken: list[_Gathered]) -> bool:
+        """Make blocks durable, however often that must be tried; False: it cannot be done."""
         while True:
             try:
                 self._write(taken)
                 return True
             except (OSError, HornbookError) as error:
-                cause = error if isinstance(error, OSError) else error.__cause__
-                number = cause.errno if isinstance(cause, OSError) else None
-                if number not in _FULL or self._closing:
-                    self._fail(taken, error)
-                    return False
-                if self.problem is None:
-                    self.problem = "the disk is full"
-                    warn(f"{self.folder}: {self.problem}; nothing is made until there is space")
+                cause = error.__cause__ or error
+            is_full = getattr(cause, "errno", None) in _FULL
+            if not is_full or self._closing:
+                self._fail(taken, disk_full(self.folder) if is_full else self._broken(cause))
+                return False
+            if self.problem is None:
+                self.problem = "the disk is full"
+                warn(f"{self.folder}: {self.problem}; nothing is made until there is space")
             with self._changed:
                 self._changed.wait_for(lambda: self._closing, _RETRY_SECONDS)
 
-    def _fail(self, taken: list[_Waiting], error: Exception) -> None:
-        if isinstance(error, HornbookError):
-            failure = error
-        elif isinstance(error, OSError) and error.errno in _FULL:
-            failure = disk_full(self.folder)
-        else:
-            failure = HornbookError(
-                f"the log cannot be written ({error})",
-                where=self.folder,
-                hint="Look at the disk; what was delivered is in the log; serving again goes on",
-            )
+    def _broken(self, cause: BaseException) -> HornbookError:
+        return HornbookError(
+            f"the log cannot be written ({cause})",
+            where=self.folder,
+            hint="Look at the disk; what was delivered is in the log; serving again goes on",
+        )
+
+    def _fail(self, taken: list[_Gathered], failure: HornbookError) -> None:
         with self._changed:
             self.failure = failure
             taken, self._waiting = [*taken, *self._waiting], []
-        for each in taken:
-            each.number.set_exception(failure)
+        for number, _ in (each for block in taken for each in block.told):
+            number.set_exception(failure)
 
-    def _write(self, taken: list[_Waiting]) -> None:
+    def _write(self, taken: list[_Gathered]) -> None:
         segment = self._segments[-1]
         if segment.bytes >= self._segment_bytes:
             if segment.blocks is not None:
@@ -298,57 +326,36 @@ class LogWriter(FeedLog):
             self._begin_segment(segment.next)
             segment = self._segments[-1]
         try:
-            numbers = self._write_blocks(segment, taken)
+            blocks = self._write_blocks(segment, taken)
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, max(segment.bytes, SEGMENT_HEADER.size))
             raise
         self.problem = None
-        for each, first in zip(taken, numbers, strict=True):
-            each.number.set_result(first)
+        for gathered, block in zip(taken, blocks, strict=True):
+            for number, place in gathered.told:
+                number.set_result(block.first + place)
         for call in self._calls:
             call(segment.next)
 
-    def _write_blocks(self, segment: Segment, taken: list[_Waiting]) -> list[int]:
-        """Write and sync; the number of the first document of each append."""
-        offset = max(segment.bytes, SEGMENT_HEADER.size)
-        number, blocks, numbers = segment.next, [], []
-        for group in _groups(taken):
-            for each in group:
-                numbers.append(number)
-                number += len(each.texts)
-            data, block = encode_block(
-                self._key,
-                numbers[-len(group)],
-                [text for each in group for text in each.texts],
-                [meta for each in group for meta in each.metas],
-                group[-1].state,
-            )
+    def _write_blocks(self, segment: Segment, taken: list[_Gathered]) -> list[Block]:
+        """Write and sync; then they are part of the log."""
+        offset, number = max(segment.bytes, SEGMENT_HEADER.size), segment.next
+        blocks = []
+        for each in taken:
+            data, block = encode_block(self._key, number, each.texts, each.metas, each.state)
             _write_all(self._file, data, offset)
             blocks.append(block._replace(offset=offset))
-            offset += len(data)
+            offset, number = blocks[-1].end, blocks[-1].next
         os.fsync(self._file)
         with self._lock:
             assert segment.blocks is not None
             segment.blocks += blocks
             segment.next, segment.bytes = number, offset
-        return numbers
+        return blocks
 
 
-def _groups(taken: list[_Waiting]) -> Iterator[list[_Waiting]]:
-    """What waits, in parts of about the size of a block; what came together stays together."""
-    group: list[_Waiting] = []
-    size = 0
-    for each in taken:
-        if group and size + each.bytes > _BLOCK_BYTES:
-            yield group
-            group, size = [], 0
-        group.append(each)
-        size += each.bytes
-    yield group
-
-
-def _opened(path: Path) -> int:
+def _open(path: Path) -> int:
     binary = getattr(os, "O_BINARY", 0)  # on Windows alone
     return os.open(path, os.O_RDWR | os.O_CREAT | binary, 0o644)
 

@@ -31,15 +31,14 @@ class Metrics:
 
 def prometheus(snapshot: Mapping[str, Any], metrics: Metrics) -> str:
     """The numbers as text."""
-    production = snapshot["production"]
+    production, head = snapshot["production"], snapshot["head"]
+    lag = {name: head - cursor for name, cursor in snapshot["readers"].items()}
     produced, rejected = production.get("produced", {}), production.get("rejected", {})
-    head = snapshot["head"]
-    lines: list[str] = []
-
-    def add(name: str, kind: str, help: str, samples: Samples) -> None:
-        name = f"hornbook_feed_{name}"
-        lines.extend((f"# HELP {name} {help}", f"# TYPE {name} {kind}"))
-        lines.extend(f"{name}{_labels(labels)} {value:.17g}" for labels, value in samples)
+    problem = bool(production.get("problem"))
+    requests = [
+        ((("route", route), ("status", str(status))), count)
+        for (route, status), count in sorted(metrics.requests.items())
+    ]
 
     def one(value: float) -> Samples:
         return [((), value)]
@@ -47,25 +46,28 @@ def prometheus(snapshot: Mapping[str, Any], metrics: Metrics) -> str:
     def by(label: str, values: Mapping[str, float]) -> Samples:
         return [(((label, name),), value) for name, value in sorted(values.items())]
 
-    add("first", "gauge", "Number of the oldest text that is kept", one(snapshot["first"]))
-    add("head", "gauge", "Number that the next text will have", one(head))
-    add("ahead_texts", "gauge", "Texts that no reader has read yet", one(snapshot["ahead"]))
-    add("damaged_texts", "gauge", "Texts lost in damaged files", one(snapshot["damaged_texts"]))
-    lag = {name: head - cursor for name, cursor in snapshot["readers"].items()}
-    add("lag_texts", "gauge", "Texts between a reader and the head", by("reader", lag))
-    add("connections", "gauge", "Open connections", one(snapshot["connections"]))
-    add("in_flight_bytes", "gauge", "Bytes of answers not sent yet", one(snapshot["in_flight"]))
-    add("paused", "gauge", "Whether production is paused", one(bool(production.get("paused"))))
-    add("served_texts_total", "counter", "Texts in answers", one(metrics.texts))
-    add("served_text_bytes_total", "counter", "Bytes of JSON in answers", one(metrics.text_bytes))
-    add("sent_bytes_total", "counter", "The same compressed", one(metrics.sent_bytes))
-    add("produced_texts_total", "counter", "Texts made", by("producer", produced))
-    add("rejected_texts_total", "counter", "Texts rejected", by("reason", rejected))
-    add(
-        "requests_total", "counter", "Requests",
-        [((("route", route), ("status", str(status))), count)
-         for (route, status), count in sorted(metrics.requests.items())],
-    )  # fmt: skip
+    families: list[tuple[str, str, Samples]] = [
+        ("first", "Number of the oldest text that is kept", one(snapshot["first"])),
+        ("head", "Number that the next text will have", one(head)),
+        ("ahead_texts", "Texts that no reader has read yet", one(snapshot["ahead"])),
+        ("damaged_texts", "Texts lost in damaged files", one(snapshot["damaged_texts"])),
+        ("lag_texts", "Texts between a reader and the head", by("reader", lag)),
+        ("connections", "Open connections", one(snapshot["connections"])),
+        ("in_flight_bytes", "Bytes of answers not sent yet", one(snapshot["in_flight"])),
+        ("paused", "Whether production is paused", one(bool(production.get("paused")))),
+        ("problem", "Whether a teacher or disk space is missing", one(problem)),
+        ("served_texts_total", "Texts in answers", one(metrics.texts)),
+        ("served_text_bytes_total", "Bytes of JSON in answers", one(metrics.text_bytes)),
+        ("sent_bytes_total", "The same compressed", one(metrics.sent_bytes)),
+        ("produced_texts_total", "Texts made", by("producer", produced)),
+        ("rejected_texts_total", "Texts rejected", by("reason", rejected)),
+        ("requests_total", "Requests", requests),
+    ]
+    lines = []
+    for short, help, samples in families:
+        name, kind = f"hornbook_feed_{short}", "counter" if short.endswith("_total") else "gauge"
+        lines += [f"# HELP {name} {help}", f"# TYPE {name} {kind}"]
+        lines += [f"{name}{_labels(labels)} {value:.17g}" for labels, value in samples]
     return "\n".join(lines) + "\n"
 
 

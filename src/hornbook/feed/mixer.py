@@ -3,6 +3,9 @@
 In: producers with weights; a log. Out: texts in the log, each append with the state from which all
 goes on after a restart.
 
+Weights are shares of the bytes of text, since a trainer reads tokens: one text of a teacher to four
+plays of an archive would be a share of 1 %, not of a fifth.
+
 Whose turn it is depends on counts alone: an archive by itself gives the same texts whenever it was
 interrupted. Where teachers take part, the order also depends on how fast they answer; the log says
 what it was.
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +36,11 @@ PATIENCE_SECONDS = 10.0
 fills in for it."""
 
 RESUME = 0.75
-"""Of the limit: production that paused goes on below this, so that it works in long runs."""
+"""Of the limit: production that paused goes on below this, so that it works in long runs. Above it
+the archive does not fill in: there is enough to read, and the slow teacher may have its turn."""
+
+USUAL_BYTES = 4096
+"""Of a batch, as long as the producer has made none."""
 
 UNWRITTEN_BYTES = 4 * 2**20
 """Texts handed to the log that are not on disk yet, at most; and one batch."""
@@ -50,6 +57,7 @@ class MixerStatus:
 
     Args:
         produced: texts by producer, since the feed began.
+        produced_bytes: of those texts, which is what weights are about.
         rejected: texts by reason, likewise.
         filled_in: texts of the archive that stand for another producer's.
         paused: why nothing is made now, or "".
@@ -58,6 +66,7 @@ class MixerStatus:
     """
 
     produced: dict[str, int]
+    produced_bytes: dict[str, int]
     rejected: dict[str, int]
     filled_in: int
     paused: str
@@ -70,7 +79,7 @@ class Mixer:
 
     Args:
         log: takes the texts and the state.
-        producers: with their weights, which are shares of the texts.
+        producers: with their weights.
         limits: how far ahead of its readers the log may be, and whether the archive fills in.
         readers: the number up to which the fastest reader has read.
         hold: asked now and then: why production has to pause, or None.
@@ -89,21 +98,23 @@ class Mixer:
     ):
         self._log, self._limits, self._hold, self._patience = log, limits, hold, patience
         self._producers = {producer.name: producer for _, producer in producers}
-        assert len(self._producers) == len(producers), "two producers have the same name"
         self._shares = _shares(producers)
         state = log.last_state()
         self._states: dict[str, Any] = state.get("producers", {})
         # With other shares than before, one that is new would have to catch up for all the past.
         is_same = state.get("shares") == self._shares
         self._turns = Counter[str](state["turns"] if is_same else {})
-        """Texts by whose turn it was; those that the archive filled in are the other's."""
+        """Bytes by whose turn it was; where the archive filled in, the other's usual ones."""
+        self._usual = defaultdict[str, int](lambda: USUAL_BYTES)
+        """Bytes of each producer's last batch."""
         self._filled_in = state.get("filled_in", 0)
         self._produced = Counter[str](state.get("produced", {}))
+        self._bytes = Counter[str](state.get("bytes", {}))
         self._rejected = Counter[str](state.get("rejected", {}))
         self._making: dict[str, asyncio.Task[Made]] = {}
         self._unavailable: dict[str, str] = {}
-        self._waited = Counter[str]()
-        """Milliseconds spent waiting for each producer since production last paused."""
+        self._waited = defaultdict[str, float](float)
+        """Seconds spent waiting for each producer since production last paused."""
         self._paused = ""
         self._ahead = _Ahead(log, readers, limits)
         self._unwritten: deque[tuple[asyncio.Future[int], int]] = deque()
@@ -132,11 +143,12 @@ class Mixer:
         gone = [f"{name}: {why}" for name, why in sorted(self._unavailable.items())]
         return MixerStatus(
             dict(self._produced),
+            dict(self._bytes),
             dict(self._rejected),
             self._filled_in,
-            self._paused,
+            self._paused or self._log.problem or "",
             dict(self._unavailable),
-            self._log.problem or "; ".join(gone) or None,
+            self._log.problem or self._hold() or "; ".join(gone) or None,
         )
 
     def _owed(self) -> str:
@@ -152,13 +164,14 @@ class Mixer:
                 owed, task = ARCHIVE, self._task(ARCHIVE)
             began = time.monotonic()
             await asyncio.wait({task}, timeout=_POLL_SECONDS)
-            self._waited[owed] += round(1000 * (time.monotonic() - began))
+            self._waited[owed] += time.monotonic() - began
         del self._making[owed]
         return owed, task.result()
 
     def _is_filled_in(self, owed: str) -> bool:
         may = self._limits.fill_in and owed != ARCHIVE and ARCHIVE in self._producers
-        return may and (owed in self._unavailable or self._waited[owed] >= 1000 * self._patience)
+        is_late = owed in self._unavailable or self._waited[owed] >= self._patience
+        return may and is_late and not self._ahead.problem(RESUME)
 
     def _task(self, name: str) -> asyncio.Task[Made]:
         """The batch that a producer is making; each makes one ahead."""
@@ -186,12 +199,16 @@ class Mixer:
         self._task(maker)  # makes the next one meanwhile
         if not made.documents:
             return  # the state goes with the next texts; until then it is made again
-        self._produced[maker] += len(made.documents)
-        self._turns[owed] += len(made.documents)
-        self._filled_in += len(made.documents) if owed != maker else 0
         for document in made.documents:
             document.meta["producer"] = maker
         size = self._ahead.add(made.documents)
+        self._produced[maker] += len(made.documents)
+        self._bytes[maker] += size
+        if owed == maker:
+            self._usual[owed] = size
+        # One batch of an archive in place of many small ones: the teacher's next is soon welcome.
+        self._turns[owed] += min(size, self._usual[owed])
+        self._filled_in += len(made.documents) if owed != maker else 0
         # Not in the loop's thread, which serves readers: a batch takes milliseconds to encode.
         number = await asyncio.to_thread(self._log.append, made.documents, self._state())
         self._unwritten.append((asyncio.wrap_future(number), size))
@@ -203,6 +220,7 @@ class Mixer:
             "producers": dict(self._states),
             "shares": self._shares,
             "turns": dict(self._turns),
+            "bytes": dict(self._bytes),
             "filled_in": self._filled_in,
             "produced": dict(self._produced),
             "rejected": dict(self._rejected),
@@ -237,10 +255,8 @@ class _Ahead:
         self._head, self._size = log.head, 0
         self._pieces: deque[tuple[int, int]] = deque()
         """Of pieces of the log the number after them, and their bytes."""
-        begin = max(readers(), log.first)
-        for first in range(begin, log.head, 1000):
-            end = min(first + 1000, log.head)
-            self._put(end, log.bytes_between(begin, log.head) * (end - first) // (log.head - begin))
+        for end, size in log.sizes(readers()):
+            self._put(end, size)
 
     def add(self, documents: Sequence[Document]) -> int:
         """Count what is appended; returns its bytes."""
@@ -283,19 +299,17 @@ def open_producers(config: FeedConfig, log: LogWriter) -> list[tuple[float, Prod
     What teachers wrote among the last `REMEMBERED` texts of the log is not taken again.
     """
     from hornbook.feed.archive import open_archive
+    from hornbook.feed.reject import Rejects
     from hornbook.feed.teacher import open_teacher, teacher_names
 
-    archive = open_archive(config)
-    producers: list[tuple[float, Producer]] = (
-        [] if archive is None else [(config.archive_weight, archive)]
-    )
-    teachers = {
-        name: (teacher.weight, open_teacher(teacher, name, config.seed, config.languages))
-        for name, teacher in zip(teacher_names(config.teachers), config.teachers, strict=True)
-    }
-    if teachers:
+    producers: list[tuple[float, Producer]] = []
+    if (archive := open_archive(config)) is not None:
+        producers.append((config.archive_weight, archive))
+    if config.teachers:
+        rejects, names = Rejects(config.languages), teacher_names(config.teachers)
+        for name, teacher in zip(names, config.teachers, strict=True):
+            producers.append((teacher.weight, open_teacher(teacher, name, config.seed, rejects)))
         for number, document in log.documents(max(log.first, log.head - REMEMBERED)):
-            if (producer := document.meta.get("producer")) in teachers:
-                near = number >= log.head - REMEMBERED_NEAR
-                teachers[producer][1].remember(document.text, near=near)
-    return [*producers, *teachers.values()]
+            if document.meta.get("producer") in names:
+                rejects.remember(document.text, near=number >= log.head - REMEMBERED_NEAR)
+    return producers

@@ -14,6 +14,7 @@ import random
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
@@ -42,6 +43,7 @@ _NOT_HERE = (400, 404, 405, 422, 501)
 _OVERLOADED = (408, 425, 429)
 
 
+@dataclass(eq=False)
 class _Trouble(Exception):
     """A request that failed for a reason that is not its prompt's.
 
@@ -52,11 +54,10 @@ class _Trouble(Exception):
         wait: seconds for which the server wants to be left alone.
     """
 
-    def __init__(
-        self, why: str, *, at_once: bool = False, overload: bool = False, wait: float | None = None
-    ):
-        super().__init__(why)
-        self.why, self.at_once, self.overload, self.wait = why, at_once, overload, wait
+    why: str
+    at_once: bool = False
+    overload: bool = False
+    wait: float | None = None
 
 
 class OpenAITeacher:
@@ -126,9 +127,9 @@ class OpenAITeacher:
 
     def _failed(self, error: Exception, began: float) -> str:
         """Tell the breaker and the limit; returns what went wrong."""
-        trouble = error if isinstance(error, _Trouble) else _Trouble(
-            f"teacher does not answer ({type(error).__name__})", overload=True
-        )  # fmt: skip
+        trouble = error
+        if not isinstance(trouble, _Trouble):
+            trouble = _Trouble(f"teacher does not answer ({type(error).__name__})", overload=True)
         if trouble.overload:
             self._limit.overloaded(began)
         if trouble.wait is not None:
@@ -138,17 +139,17 @@ class OpenAITeacher:
         return trouble.why
 
     async def _ask(self, prompt: Prompt) -> str | Failure:
-        endpoints = [self._endpoint] if self._endpoint else [CHAT, COMPLETIONS]
-        for endpoint in endpoints:
-            status, headers, body = await self._post(endpoint, self._request(endpoint, prompt))
-            if status in _NOT_HERE and endpoint != endpoints[-1]:
-                continue
-            if status == 200:
-                text = _text(body)
-                self._endpoint = endpoint
-                return text
+        endpoint = self._endpoint or CHAT
+        status, headers, body = await self._post(endpoint, prompt)
+        if status in _NOT_HERE and not self._endpoint:
+            endpoint = COMPLETIONS
+            status, headers, body = await self._post(endpoint, prompt)
+        if status != 200:
             _check_status(status, headers, body)
-        return Failure(f"{status}: {_message(body)}")
+            return Failure(f"{status}: {_message(body)}")
+        text = _text(body)
+        self._endpoint = endpoint
+        return text
 
     def _request(self, endpoint: str, prompt: Prompt) -> dict[str, Any]:
         config = self._config
@@ -161,9 +162,8 @@ class OpenAITeacher:
             asked["model"] = config.model
         return {**asked, "max_tokens": config.max_tokens, "temperature": config.temperature}
 
-    async def _post(
-        self, endpoint: str, asked: dict[str, Any]
-    ) -> tuple[int, httpx2.Headers, bytes]:
+    async def _post(self, endpoint: str, prompt: Prompt) -> tuple[int, httpx2.Headers, bytes]:
+        asked = self._request(endpoint, prompt)
         async with self._client.stream("POST", f"{self._base}/{endpoint}", json=asked) as answer:
             body = bytearray()
             async for block in answer.aiter_bytes():

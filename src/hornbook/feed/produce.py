@@ -27,12 +27,12 @@ class Made:
     rejected: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(eq=False)
 class Unavailable(Exception):
     """A producer has nothing now, for a reason that may pass; ask again after `seconds`."""
 
-    def __init__(self, why: str, seconds: float):
-        super().__init__(why)
-        self.why, self.seconds = why, seconds
+    why: str
+    seconds: float
 
 
 class Producer(Protocol):

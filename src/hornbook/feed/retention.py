@@ -50,18 +50,15 @@ class Retention:
 
     def enforce(self) -> str | None:
         """Drop what may be dropped. Returns why production has to pause, or None."""
-        if self._most is None or self._log.stored_bytes <= self._most:
+        log, most = self._log, self._most
+        if most is None or log.stored_bytes <= most:
             return None
         lowest = self._cursors.lowest()
         if lowest is None and not self._said:
             self._said = True
             say("feed: no reader is registered, so the oldest texts are dropped")
-        while self._log.stored_bytes > self._most:
-            before = self._log.first
-            limit = self._log.head if lowest is None else lowest[1]
-            if self._log.drop_before(limit, 1) == before:
-                break
-        if self._log.stored_bytes <= self._most or lowest is None:
+        log.drop_before(log.head if lowest is None else lowest[1], keep_bytes=most)
+        if log.stored_bytes <= most or lowest is None:
             return None
         return f"the log is as large as feed.keep allows, and {lowest[0]} has read to {lowest[1]}"
 

@@ -5,6 +5,7 @@ In: a `Feed`. Out: the ASGI application, behind its guard.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request
@@ -13,6 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from hornbook.errors import HornbookError
 from hornbook.feed.bodies import Format
 from hornbook.feed.cursors import ANONYMOUS
 from hornbook.feed.guard import Application, Guard, Refusal, later
@@ -45,7 +47,7 @@ Consumer = Annotated[
     Query(pattern=f"^{NAME}$", description="share the texts with all who give this name"),
 ]
 LeaseSeconds = Annotated[
-    float | None, Query(ge=5, le=3600, description="time until the texts go to somebody else")
+    float, Query(ge=5, le=3600, description="time until the texts go to somebody else")
 ]
 ReaderName = Annotated[str, Path(pattern=f"^{NAME}$", description="the reader, such as a run")]
 
@@ -80,40 +82,28 @@ class Place(BaseModel):
     next: int = Field(ge=0, le=MAX_NUMBER, description="texts from this number on are kept")
 
 
-def _headers(**names: str) -> dict[str, Any]:
-    return {
-        name: {"description": text, "schema": {"type": "string"}} for name, text in names.items()
-    }
-
-
+HEADERS = {
+    PROTOCOL_HEADER: "version of the protocol",
+    LOG_HEADER: "the log's id",
+    FIRST_HEADER: "number of the first text",
+    COUNT_HEADER: "how many there are",
+    NEXT_HEADER: "the cursor to ask for next",
+    HEAD_HEADER: "number that the next text to be made will have",
+    LEASE_HEADER: "with `consumer`: what to acknowledge",
+    LEASE_SECONDS_HEADER: "with `consumer`: how long it lasts",
+}
+ARRAY = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+OBJECT = {
+    "type": "object",
+    "description": "protocol, log, first, next, head, lease, and texts: each with number, text,"
+    " source, licence, meta ... as far as they are known",
+}
 TEXTS: dict[str, Any] = {
     "description": "at least one text: an array of strings, or an object with all about each",
-    "content": {
-        "application/json": {
-            "schema": {
-                "oneOf": [
-                    {"type": "array", "items": {"type": "string"}, "minItems": 1},
-                    {
-                        "type": "object",
-                        "description": "protocol, log, first, next, head, lease, and texts: each"
-                        " with number, text, source, licence, meta ... as far as they are known",
-                    },
-                ]
-            }
-        }
+    "content": {"application/json": {"schema": {"oneOf": [ARRAY, OBJECT]}}},
+    "headers": {
+        name: {"description": text, "schema": {"type": "string"}} for name, text in HEADERS.items()
     },
-    "headers": _headers(
-        **{
-            PROTOCOL_HEADER: "version of the protocol",
-            LOG_HEADER: "the log's id",
-            FIRST_HEADER: "number of the first text",
-            COUNT_HEADER: "how many there are",
-            NEXT_HEADER: "the cursor to ask for next",
-            HEAD_HEADER: "number that the next text to be made will have",
-            LEASE_HEADER: "with `consumer`: what to acknowledge",
-            LEASE_SECONDS_HEADER: "with `consumer`: how long it lasts",
-        }
-    ),
 }
 
 
@@ -135,10 +125,9 @@ def application(feed: Feed, token: str | None) -> Application:
 
 
 def _add_texts(app: FastAPI, feed: Feed) -> None:
-    def checked(n: int) -> int:
+    def check(n: int) -> None:
         if n > feed.config.max_n:
             raise Refusal(400, f"n is at most {feed.config.max_n} here", max_n=feed.config.max_n)
-        return n
 
     @app.get("/generate", responses={**ERRORS, **GONE, 200: TEXTS}, response_class=JSONResponse)
     async def generate(
@@ -148,27 +137,26 @@ def _add_texts(app: FastAPI, feed: Feed) -> None:
         format: Format = "array",
         wait: Wait = WAIT_SECONDS,
         consumer: Consumer = None,
-        lease_seconds: LeaseSeconds = None,
+        lease_seconds: LeaseSeconds = 300.0,
     ) -> Response:
         """Texts. With `cursor` exactly those from that number on, the same ones every time; with
         `consumer` ones that no other reader of this name has, to be acknowledged: at least once,
         in no order that could be repeated; with neither, ones that nobody asked for in this way
         before, at most once: done with when they are sent."""
+        check(n)
         if cursor is None:
-            seconds = lease_seconds or feed.config.lease_seconds
             name = consumer or ANONYMOUS
-            return await feed.by_lease(request, name, checked(n), seconds, wait, format)
+            return await feed.by_lease(request, name, n, lease_seconds, wait, format)
         if consumer is not None:
             raise Refusal(400, "`cursor` and `consumer` exclude each other", "Give one of them")
-        accept = request.headers.get("accept-encoding")
-        return await feed.by_cursor(cursor, checked(n), wait, format, accept)
+        return await feed.by_cursor(request, cursor, n, wait, format)
 
     @app.get("/validation", responses={**ERRORS, 200: TEXTS}, response_class=JSONResponse)
     async def validation(request: Request, cursor: Number = None, n: Count = 1) -> Response:
         """Texts of the archive that are held out for ever, always in the same order, as an array.
         The head says how many there are. 404: this feed has none."""
-        accept = request.headers.get("accept-encoding")
-        return await feed.validation(cursor or 0, checked(n), accept)
+        check(n)
+        return await feed.validation(request, cursor or 0, n)
 
 
 def _add_readers(app: FastAPI, feed: Feed) -> None:
@@ -177,17 +165,23 @@ def _add_readers(app: FastAPI, feed: Feed) -> None:
         409: {"description": "the lease expired, is not known, or is another log's"},
     }
 
+    async def end(work: Callable[[str, str], bool], given: Given) -> None:
+        if not await feed.in_cursors(lambda: work(given.consumer, given.lease)):
+            raise Refusal(
+                409,
+                "no such lease: it expired, or was acknowledged or released before",
+                "The texts go, or went, to another reader",
+            )
+
     @app.post("/acknowledge", status_code=204, responses=conflict)
     async def acknowledge(given: Given) -> None:
         """The consumer is done with the texts: nobody else gets them."""
-        if not await feed.in_cursors(lambda: feed.cursors.acknowledge(given.consumer, given.lease)):
-            raise _no_lease()
+        await end(feed.cursors.acknowledge, given)
 
     @app.post("/release", status_code=204, responses=conflict)
     async def release(given: Given) -> None:
         """The consumer does not want the texts: the next one gets them."""
-        if not await feed.in_cursors(lambda: feed.cursors.release(given.consumer, given.lease)):
-            raise _no_lease()
+        await end(feed.cursors.release, given)
 
     @app.put("/cursors/{name}", status_code=204, responses={**ERRORS, **GONE})
     async def keep(name: ReaderName, place: Place) -> None:
@@ -209,6 +203,10 @@ def _add_readers(app: FastAPI, feed: Feed) -> None:
 def _add_state(app: FastAPI, feed: Feed) -> None:
     page = status_page()
 
+    async def numbers() -> dict[str, Any]:
+        readers = await feed.in_cursors(lambda: {**feed.cursors.groups(), **feed.cursors.all()})
+        return snapshot(feed, readers)
+
     @app.get("/healthz")
     async def live() -> dict[str, str]:
         """The process runs. Needs no token."""
@@ -216,21 +214,23 @@ def _add_state(app: FastAPI, feed: Feed) -> None:
 
     @app.get("/readyz", responses=ERRORS)
     async def ready() -> dict[str, str | None]:
-        """Texts can be read now; else 503 with the reason. `problem` says why no new ones come."""
+        """200: texts can be read now; else 503 with the reason. `status` is `ready`, or `reading
+        only` where the disk is full; `problem` also says which teacher is gone."""
         nothing = feed.problem()
         if nothing is not None:
             raise later(nothing)
-        return {"status": "ready", "problem": feed.production().get("problem")}
+        status = "reading only" if feed.log.problem else "ready"
+        return {"status": status, "problem": feed.production().get("problem")}
 
     @app.get("/stats", responses=ERRORS)
     async def stats() -> dict[str, Any]:
         """All numbers of this moment."""
-        return await feed.in_cursors(lambda: snapshot(feed))
+        return await numbers()
 
     @app.get("/metrics", responses=ERRORS, response_class=PlainTextResponse)
     async def metrics() -> Response:
         """The same for Prometheus."""
-        text = prometheus(await feed.in_cursors(lambda: snapshot(feed)), feed.metrics)
+        text = prometheus(await numbers(), feed.metrics)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -248,37 +248,27 @@ def _add_state(app: FastAPI, feed: Feed) -> None:
 
 
 def _add_errors(app: FastAPI) -> None:
-    def answer(refusal: Refusal) -> Response:
-        return Response(refusal.body, refusal.status, refusal.headers, "application/json")
+    async def answer(request: Request, error: Exception) -> Response:
+        return _refusal(error).response()
 
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, error: Refusal) -> Response:
-        return answer(error)
-
-    @app.exception_handler(Gone)
-    async def gone(request: Request, error: Gone) -> Response:
-        return answer(Refusal(410, error.what, error.hint or "", first=error.first))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        return answer(Refusal(400, f"{where}: {first['msg']}", "openapi.json has what is taken"))
-
-    @app.exception_handler(HTTPException)
-    async def known(request: Request, error: HTTPException) -> Response:
-        hint = "openapi.json lists the routes"
-        headers = dict(error.headers or {})
-        return answer(Refusal(error.status_code, str(error.detail), hint, headers=headers))
-
-    @app.exception_handler(Exception)
-    async def ours(request: Request, error: Exception) -> Response:
-        return answer(Refusal(500, "a mistake of the feed's own; its log says more"))
+    for kind in (HTTPException, RequestValidationError, HornbookError, Exception):
+        app.add_exception_handler(kind, answer)
 
 
-def _no_lease() -> Refusal:
-    return Refusal(
-        409,
-        "no such lease: it expired, or was acknowledged or released before",
-        "The texts go, or went, to another reader",
-    )
+def _refusal(error: Exception) -> Refusal:
+    """What an error of a route is to its client."""
+    match error:
+        case Refusal():
+            return error
+        case Gone():
+            return Refusal(410, error.what, error.hint or "", first=error.first)
+        case HornbookError():  # readers' places cannot be written: the disk is full, for example
+            return later(error.what, 30)
+        case RequestValidationError():
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"][1:])
+            return Refusal(400, f"{where}: {first['msg']}", "openapi.json has what is taken")
+        case HTTPException():
+            hint, headers = "openapi.json lists the routes", dict(error.headers or {})
+            return Refusal(error.status_code, error.detail, hint, headers=headers)
+    return Refusal(500, "a mistake of the feed's own; its log says more")

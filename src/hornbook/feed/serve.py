@@ -10,16 +10,17 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import os
 import signal
 import socket
-import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from hornbook.errors import HornbookError
+from hornbook.errors import HornbookError, check_limits
 from hornbook.feed.archive import ArchiveProducer
 from hornbook.feed.auth import Address, listening_addresses, server_token
 from hornbook.feed.config import FeedConfig
@@ -27,11 +28,10 @@ from hornbook.feed.cursors import Cursors
 from hornbook.feed.guard import ConnectionLimits, guarded
 from hornbook.feed.log import LogWriter
 from hornbook.feed.mixer import Mixer, open_producers
-from hornbook.feed.produce import Producer
 from hornbook.feed.retention import Retention, segment_bytes
 from hornbook.feed.routes import application
 from hornbook.feed.server import Feed
-from hornbook.feed.tunnel import TUNNELS, Tunnel, start_tunnel
+from hornbook.feed.tunnel import open_tunnel
 from hornbook.files import disk_errors
 from hornbook.progress import say
 
@@ -49,7 +49,7 @@ class FeedServer(uvicorn.Server):
     Args:
         feed: what is served.
         token: the bearer token, or None.
-        sockets: bound ones (`bind`).
+        sockets: listening ones (`listen`).
         limits: of a connection.
     """
 
@@ -74,7 +74,6 @@ class FeedServer(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=IDLE_SECONDS,
-                timeout_graceful_shutdown=DRAIN_SECONDS,
             )
         )
         feed.connections = lambda: len(self.server_state.connections)
@@ -84,33 +83,21 @@ class FeedServer(uvicorn.Server):
         """The port it listens on."""
         return int(self._sockets[0].getsockname()[1])
 
-    async def run_feed(
-        self, *work: Coroutine[Any, Any, None], tunnel: tuple[str, Tunnel] | None = None
-    ) -> None:
+    async def run_feed(self, *work: Coroutine[Any, Any, None]) -> None:
         """Serve until `should_exit`.
 
         Args:
             work: what goes on meanwhile, such as producing; cancelled when the server stops.
-            tunnel: a name, and what makes the port public once the server listens.
 
         Raises:
-            HornbookError: the work or the tunnel failed; the server is stopped then too.
+            HornbookError: the work failed; the server is stopped then too.
         """
         self._feed.start()
-        serving = asyncio.create_task(self.serve(self._sockets))
         self._work = [asyncio.create_task(each) for each in work]
-        if tunnel is not None:
-            opening = asyncio.to_thread(_open, *tunnel, self.port)
-            self._work.append(asyncio.create_task(opening))
         for task in self._work:
             task.add_done_callback(self._stop_on_error)
-        try:
-            await serving
-        finally:
-            results = await asyncio.gather(*self._work, return_exceptions=True)
-            if tunnel is not None:
-                await asyncio.to_thread(tunnel[1].stop)
-        for result in results:
+        await self.serve(self._sockets)
+        for result in await asyncio.gather(*self._work, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
 
@@ -119,46 +106,39 @@ class FeedServer(uvicorn.Server):
         for task in self._work:
             task.cancel()
         self._feed.stop()
+        # Not uvicorn's own limit, which prints where in the code each answer was.
+        late = asyncio.get_running_loop().call_later(DRAIN_SECONDS, self._cut_off)
         await super().shutdown(sockets)
+        late.cancel()
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the server. uvicorn's own raises them again afterwards, which
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGINT and SIGTERM end the server. uvicorn's own would raise them again afterwards, which
         would end the process before the log is closed."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        ends = (signal.SIGINT, signal.SIGTERM)
-        before = {each: signal.signal(each, self.handle_exit) for each in ends}
-        try:
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+    def _cut_off(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     def _stop_on_error(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled() and task.exception() is not None:
             self.should_exit = True
 
 
-def serve(config: FeedConfig, tunnel: Tunnel | None = None) -> None:
+def serve(config: FeedConfig) -> None:
     """Serve a feed until SIGINT or SIGTERM.
-
-    Args:
-        config: the settings.
-        tunnel: another one than `config.tunnel` names.
 
     Raises:
         HornbookError: it may not listen there without a token, the folder is in use, the settings
-            or the archive are wrong, or the disk failed.
+            or the archive are wrong, the tunnel does not start, or the disk failed.
     """
+    check_settings(config)
     token = server_token(config)
     addresses = listening_addresses(config, token)
-    if config.tunnel and tunnel is None:
-        tunnel = TUNNELS[config.tunnel]()
     folder = Path(config.folder)
     with contextlib.ExitStack() as held:
-        sockets = bind(addresses, config.port)
+        sockets = listen(addresses, config.port)
         for each in sockets:
             held.callback(each.close)
         with disk_errors(folder):
@@ -178,32 +158,38 @@ def serve(config: FeedConfig, tunnel: Tunnel | None = None) -> None:
         archives = [each for _, each in producers if isinstance(each, ArchiveProducer)]
         feed = Feed(log, cursors, config, held_out=archives[0] if archives else None)
         held.callback(feed.close)
-        making = _Making(feed, producers)
-        work = (making.mixer.run(), making.retain())
+        mixer = Mixer(log, producers, config, lambda: feed.read_to, lambda: feed.held)
+        feed.production = lambda: dataclasses.asdict(mixer.status())
         server = FeedServer(feed, token, sockets)
         say(_greeting(feed, addresses, server.port, token))
-        public = (config.tunnel, tunnel) if tunnel else None
-        asyncio.run(server.run_feed(*work, tunnel=public))
-    say("feed: stopped; everything that was made is in the log")
+        if config.tunnel:
+            public = held.enter_context(open_tunnel(config.tunnel, server.port))
+            say(f"feed: {public} is its public address")
+        asyncio.run(server.run_feed(mixer.run(), _retain(feed)))
+    left = "the disk is full: what had no number yet is made again" if log.failure else ""
+    say(f"feed: stopped; {left or 'everything that was made is in the log'}")
 
 
-class _Making:
-    """The producers, and what keeps the log near its size."""
+def check_settings(config: FeedConfig) -> None:
+    """Raises `HornbookError`: a setting of serving has no meaning."""
+    positive = ("max_n", "max_response_bytes", "max_connections", "ahead_texts")
+    check_limits(
+        config,
+        "feed",
+        [
+            *((name, getattr(config, name) >= 1, "at least 1") for name in positive),
+            ("validation_texts", config.validation_texts >= 0, "at least 0"),
+            ("port", 0 <= config.port <= 65535, "between 0 and 65535"),
+        ],
+    )
 
-    def __init__(self, feed: Feed, producers: list[tuple[float, Producer]]):
-        self._feed = feed
-        self._held: str | None = None
-        self._retention = Retention(feed.log, feed.cursors, feed.config.keep)
-        self.mixer = Mixer(
-            feed.log, producers, feed.config, lambda: feed.read_to, lambda: self._held
-        )
-        feed.production = lambda: dataclasses.asdict(self.mixer.status())
 
-    async def retain(self) -> None:
-        """Until cancelled."""
-        while True:
-            self._held = await self._feed.in_cursors(self._retention.enforce)
-            await asyncio.sleep(RETAIN_SECONDS)
+async def _retain(feed: Feed) -> None:
+    """Keep the log near its size, until cancelled."""
+    retention = Retention(feed.log, feed.cursors, feed.config.keep)
+    while True:
+        feed.held = await feed.in_cursors(retention.enforce)
+        await asyncio.sleep(RETAIN_SECONDS)
 
 
 def _greeting(feed: Feed, addresses: Sequence[Address], port: int, token: str | None) -> str:
@@ -217,25 +203,19 @@ def _greeting(feed: Feed, addresses: Sequence[Address], port: int, token: str | 
     )
 
 
-def bind(addresses: Sequence[Address], port: int) -> list[socket.socket]:
-    """Sockets at a port of each address; at port 0 any free one, the same for all."""
+def listen(addresses: Sequence[Address], port: int) -> list[socket.socket]:
+    """Sockets that listen at a port of each address; at port 0 any free one, the same for all."""
     sockets: list[socket.socket] = []
     with contextlib.ExitStack() as opened:
         for family, address in addresses:
             try:
-                # asyncio switches off Nagle's delays (40 ms an answer) only where TCP is named.
-                kind = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-                each = opened.enter_context(kind)
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    each.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                each.bind((address, port))
+                each = opened.enter_context(socket.create_server((address, port), family=family))
             except OSError as error:
                 # A name such as localhost may have an address of a family that is switched off.
                 if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) and len(addresses) > 1:
                     continue
                 raise HornbookError(
-                    f"cannot listen here ({error.strerror})",
+                    f"cannot listen here ({os.strerror(error.errno or 0)})",
                     where=f"{address} port {port}",
                     hint="Is another feed running? --feed.port 0 takes any free port",
                 ) from error
@@ -245,7 +225,3 @@ def bind(addresses: Sequence[Address], port: int) -> list[socket.socket]:
             raise HornbookError("none of this machine's addresses", where=str(addresses))
         opened.pop_all()
     return sockets
-
-
-def _open(name: str, tunnel: Tunnel, port: int) -> None:
-    say(f"public address: {start_tunnel(name, tunnel, port)}  (trainers need the token)")

@@ -13,7 +13,7 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +27,9 @@ from hornbook.feed.metrics import Metrics
 from hornbook.gather.feed_log import Gone
 from hornbook.tokens.feed_protocol import LEASE_HEADER, LEASE_SECONDS_HEADER
 
+if TYPE_CHECKING:
+    from hornbook.feed.archive import ArchiveProducer
+
 Result = TypeVar("Result")
 
 WAIT_SECONDS = 20.0
@@ -35,24 +38,14 @@ LEASE_POLL_SECONDS = 1.0
 """A consumer that waits looks this often for leases that expired."""
 
 
-class HeldOut(Protocol):
-    """The archive's validation texts, always in the same order (`archive.py`)."""
-
-    held_out: int
-
-    def validation(self, cursor: int, most_texts: int, most_bytes: int) -> tuple[int, list[str]]:
-        """Texts from a number on, and the cursor after them."""
-        ...
-
-
 class Feed:
-    """What the routes share: the log, its readers' places, and who waits for texts.
+    """One feed, as its routes see it.
 
     Args:
         log: the log; it tells of new texts.
         cursors: the readers' places.
-        config: limits of an answer, and how long a lease lasts.
-        held_out: the validation texts, where there is an archive.
+        config: limits of an answer.
+        held_out: has the validation texts, where there is an archive.
         production: how producing goes, as JSON, for `/stats`; `problem` among it says why no texts
             are made.
     """
@@ -63,7 +56,7 @@ class Feed:
         cursors: Cursors,
         config: FeedConfig,
         *,
-        held_out: HeldOut | None = None,
+        held_out: ArchiveProducer | None = None,
         production: Callable[[], dict[str, Any]] = dict,
     ):
         self.log, self.cursors, self.config = log, cursors, config
@@ -76,15 +69,21 @@ class Feed:
         self.stopping = False
         self.read_to = cursors.highest()
         """Number up to which the fastest reader has read: production is bounded by it."""
-        self._waiting = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._commit = asyncio.Event()
+        self.held: str | None = None
+        """Whose cursor keeps the log from being made shorter, so that production has to pause."""
         self._cursor_thread = ThreadPoolExecutor(1, thread_name_prefix="feed-cursors")
-        log.on_commit(self._committed)
 
     def start(self) -> None:
         """Begin, in the event loop that serves."""
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        self._grown: asyncio.Future[None] = loop.create_future()
+        """Done, and another one in its place, when there are new texts (or the feed stops)."""
+
+        def committed(head: int) -> None:  # in the log's thread
+            with contextlib.suppress(RuntimeError):  # the server ended, and its loop with it
+                loop.call_soon_threadsafe(self._wake)
+
+        self.log.on_commit(committed)
 
     def stop(self) -> None:
         """Answer all who wait; no more texts are given out."""
@@ -105,7 +104,7 @@ class Feed:
         return None
 
     async def by_cursor(
-        self, cursor: int, n: int, wait: float, format: Format, accept: str | None
+        self, request: Request, cursor: int, n: int, wait: float, format: Format
     ) -> Response:
         """The texts from a number on, exactly."""
         if cursor > self.log.head:
@@ -116,34 +115,30 @@ class Feed:
                 head=self.log.head,
             )
         self.read_to = max(self.read_to, cursor)
-        deadline = asyncio.get_running_loop().time() + wait
+        deadline = time.monotonic() + wait
         while self.log.head == cursor:
-            await self._wait(deadline)
+            await self._wait(request, deadline)
         most = self.config.max_response_bytes
         read = functools.partial(read_page, self.log, cursor, n, most, format)
-        return await self.bodies.answer(read, accept, {})
+        return await self.bodies.answer(read, request)
 
     async def by_lease(
         self, request: Request, consumer: str, n: int, seconds: float, wait: float, format: Format
     ) -> Response:
         """Texts that nobody else of this consumer's name gets while the lease lasts; what is given
         to `ANONYMOUS` is done with at once."""
-        deadline = asyncio.get_running_loop().time() + wait
+        deadline = time.monotonic() + wait
         lease = functools.partial(self._lease, consumer, n, seconds, format)
         while (leased := await self.in_cursors(lease)) is None:
-            await self._wait(deadline, LEASE_POLL_SECONDS)
-            if await request.is_disconnected():
-                raise Refusal(400, "the client left")  # and gets no lease that must expire first
+            await self._wait(request, deadline, LEASE_POLL_SECONDS)
         given, page = leased
         self.read_to = max(self.read_to, page.next)
         headers = {}
         if consumer != ANONYMOUS:
             headers = {LEASE_HEADER: given.id, LEASE_SECONDS_HEADER: f"{seconds:g}"}
-        return await self.bodies.answer(
-            lambda: page, request.headers.get("accept-encoding"), headers
-        )
+        return await self.bodies.answer(lambda: page, request, headers)
 
-    async def validation(self, cursor: int, n: int, accept: str | None) -> Response:
+    async def validation(self, request: Request, cursor: int, n: int) -> Response:
         """Texts of the validation set from a number on; their head is how many there are."""
         held_out = self.held_out
         if held_out is None or held_out.held_out == 0:
@@ -164,16 +159,20 @@ class Feed:
                 following = held_out.held_out
             return Page(cursor, following, len(texts), held_out.held_out, as_json(texts))
 
-        return await self.bodies.answer(read, accept, {})
+        return await self.bodies.answer(read, request)
 
     async def keep(self, name: str, following: int) -> None:
         """Keep the texts from a number on for a reader. Raises `Refusal`: they cannot be kept."""
         if following > self.log.head:
             raise Refusal(400, f"there is no text {following} yet", head=self.log.head)
-        if following < self.log.first:
+
+        def register() -> None:  # segments are dropped in this thread too, so not in between
             first = self.log.first
-            raise Refusal(410, f"text {following} is no longer kept", first=first)
-        await self.in_cursors(lambda: self.cursors.set(name, following))
+            if following < first:
+                raise Refusal(410, f"text {following} is no longer kept", first=first)
+            self.cursors.set(name, following)
+
+        await self.in_cursors(register)
         self.read_to = max(self.read_to, following)
 
     async def in_cursors(self, work: Callable[[], Result]) -> Result:
@@ -184,50 +183,46 @@ class Feed:
         self, consumer: str, n: int, seconds: float, format: Format
     ) -> tuple[Lease, Page] | None:
         """A lease of just the texts in its page; None: there are none to be had now."""
-        log, most = self.log, self.config.max_response_bytes
-        while lease := self.cursors.lease(consumer, log.first, log.head, n, seconds):
-            count = lease.next - lease.first
+        log, most, ask = self.log, self.config.max_response_bytes, n
+        while lease := self.cursors.lease(consumer, log.first, log.head, ask, seconds):
+            count = min(n, lease.next - lease.first)
             more = {} if consumer == ANONYMOUS else {"lease": lease.id, "lease_seconds": seconds}
             try:
                 page = read_page(log, lease.first, count, most, format, **more)
             except Gone as gone:  # what is lost is done with: nobody need be given it again
-                self._shorten(consumer, lease, gone.first)
+                self.cursors.shorten(consumer, lease.id, gone.first)
                 self.cursors.acknowledge(consumer, lease.id)
+                ask = max(n, gone.first - lease.next)  # all of it at once: each lease is a sync
                 continue
-            self._shorten(consumer, lease, page.next)
+            self.cursors.shorten(consumer, lease.id, page.next)
             if consumer == ANONYMOUS:
                 self.cursors.acknowledge(consumer, lease.id)
             return lease, page
         return None
 
-    def _shorten(self, consumer: str, lease: Lease, following: int) -> None:
-        """Only the numbers before `following` stay leased."""
-        if following < lease.next:
-            self.cursors.shorten(consumer, lease.id, following)
-
-    async def _wait(self, deadline: float, most: float = WAIT_SECONDS) -> None:
-        """Wait for the log to grow. Raises `Refusal` 503 at the deadline, or when stopping."""
-        remaining = min(deadline - asyncio.get_running_loop().time(), most)
+    async def _wait(self, request: Request, deadline: float, most: float = WAIT_SECONDS) -> None:
+        """Wait for the log to grow. Raises `Refusal` at the deadline, or when stopping, or when the
+        client left: so those who wait are no more than the connections."""
+        remaining = min(deadline - time.monotonic(), most)
         if self.stopping:
             raise later("the feed is stopping", 5)
         if remaining <= 0:
             raise later("no text yet", 1, self.production().get("problem") or "")
-        if self._waiting >= self.config.max_connections:
-            raise later("too many wait for texts", 5)
-        self._waiting += 1
+        left = asyncio.ensure_future(_until_gone(request))
+        first = asyncio.FIRST_COMPLETED
         try:
-            await asyncio.wait_for(self._commit.wait(), remaining)
-        except TimeoutError:
-            pass
+            await asyncio.wait({self._grown, left}, timeout=remaining, return_when=first)
+            if left.done():
+                left.result()
+                raise Refusal(499, "the client left")  # nginx's number for it; nobody receives it
         finally:
-            self._waiting -= 1
-
-    def _committed(self, head: int) -> None:
-        """From the log's thread: texts up to `head` are on the disk."""
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the server ended, and its loop with it
-                self._loop.call_soon_threadsafe(self._wake)
+            left.cancel()
 
     def _wake(self) -> None:
-        self._commit.set()
-        self._commit = asyncio.Event()
+        self._grown.set_result(None)
+        self._grown = asyncio.get_running_loop().create_future()
+
+
+async def _until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

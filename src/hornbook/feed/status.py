@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from hornbook.feed.server import Feed
 
 
-def snapshot(feed: Feed) -> dict[str, Any]:
-    """The numbers of this moment.
+def snapshot(feed: Feed, readers: dict[str, int]) -> dict[str, Any]:
+    """The numbers of this moment; `readers` are names, each with the number that it wants next.
 
-    Keys: `first`, `head` (numbers of texts), `ahead` (texts that no reader has read), `readers`
-    (name to cursor), `damaged` (ranges that are lost), `production` (of the producers), `served`,
-    `connections`, `in_flight` (bytes), `uptime_seconds`, `problem` (why nothing can be read).
+    Keys: `first`, `head` (numbers of texts), `ahead` (texts that no reader has read), `readers`,
+    `damaged` (ranges that are lost), `production` (of the producers), `served`, `connections`,
+    `in_flight` (bytes), `uptime_seconds`, `problem` (why nothing can be read).
     """
     log, metrics = feed.log, feed.metrics
     return {
@@ -42,7 +42,7 @@ def snapshot(feed: Feed) -> dict[str, Any]:
             {"file": each.path.name, "first": each.first, "next": each.next} for each in log.damaged
         ],
         "damaged_texts": sum(each.next - each.first for each in log.damaged),
-        "readers": {**feed.cursors.groups(), **feed.cursors.all()},
+        "readers": readers,
         "production": feed.production(),
         "served": {
             "texts": metrics.texts,

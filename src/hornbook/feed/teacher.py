@@ -7,7 +7,6 @@ says which prompts were answered, so that none is asked twice and none is left o
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from hornbook.documents import Document, mend_surrogates
+from hornbook.errors import check_limits
 from hornbook.feed.config import TeacherConfig
 from hornbook.feed.produce import Made, Unavailable
 from hornbook.feed.prompts import Draw, Prompt, prompts
@@ -32,6 +32,7 @@ class Failure:
 
 
 Answers = list[str | Failure]
+_Call = tuple[list[Prompt], Answers | Unavailable]
 
 
 class Teacher(Protocol):
@@ -61,13 +62,6 @@ class Teacher(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _Call:
-    prompts: list[Prompt]
-    answers: Answers
-    gone: Unavailable | None = None
-
-
 class TeacherProducer:
     """Asks a teacher for one text after the other, several at a time.
 
@@ -78,7 +72,7 @@ class TeacherProducer:
         teacher: the model.
         config: its settings.
         seed: of the prompts.
-        rejects: decides which texts are kept.
+        rejects: decides which texts are kept; the same for all teachers.
     """
 
     def __init__(
@@ -87,10 +81,9 @@ class TeacherProducer:
         self.name = name
         self._teacher, self._config, self._seed, self._rejects = teacher, config, seed, rejects
         self._draw: Draw | None = None
-        self._lowest = self._next = 0
+        self._lowest = 0
         self._answered: set[int] = set()
-        self._again: list[int] = []
-        """A heap of the prompts that were asked in vain."""
+        self._asked: set[int] = set()
         self._calls: set[asyncio.Task[_Call]] = set()
         self._has_failed = False
 
@@ -101,15 +94,17 @@ class TeacherProducer:
             wanted = [draw(self._number()) for _ in range(self._teacher.group)]
             self._calls.add(asyncio.create_task(self._ask(wanted)))
         done, self._calls = await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
-        calls = [task.result() for task in done]
-        gone = [call.gone for call in calls if call.gone is not None]
-        for call in calls:
-            if call.gone is not None:
-                for prompt in call.prompts:
-                    heapq.heappush(self._again, prompt.number)
-        if len(gone) == len(calls):
+        answered: list[tuple[Prompt, str | Failure]] = []
+        gone: list[Unavailable] = []
+        for asked, answers in [task.result() for task in done]:
+            self._asked -= {prompt.number for prompt in asked}
+            if isinstance(answers, Unavailable):
+                gone.append(answers)  # its prompts are asked again
+            else:
+                answered += zip(asked, answers, strict=True)
+        if not answered:
             raise max(gone, key=lambda error: error.seconds)
-        return await asyncio.to_thread(self._judge, calls)
+        return await asyncio.to_thread(self._judge, answered)
 
     async def close(self) -> None:
         """Drop the calls that are under way, and end the teacher."""
@@ -118,13 +113,9 @@ class TeacherProducer:
         await asyncio.gather(*self._calls, return_exceptions=True)
         await self._teacher.close()
 
-    def remember(self, text: str, *, near: bool) -> None:
-        """A text that was written before a restart, see `Rejects`."""
-        self._rejects.remember(text, near=near)
-
     async def _begin(self, state: Any) -> Draw:
         if state is not None:
-            self._lowest = self._next = state["next"]
+            self._lowest = state["next"]
             self._answered = set(state["answered"])
         is_needed = self._config.prompts == "vocabulary"
         vocabulary = await self._teacher.vocabulary() if is_needed else []
@@ -132,28 +123,22 @@ class TeacherProducer:
         return self._draw
 
     def _number(self) -> int:
-        if self._again:
-            return heapq.heappop(self._again)
-        while self._next in self._answered:
-            self._next += 1
-        self._next += 1
-        return self._next - 1
+        """The lowest prompt that has no answer, nor is being asked."""
+        number = self._lowest
+        while number in self._answered or number in self._asked:
+            number += 1
+        self._asked.add(number)
+        return number
 
     async def _ask(self, wanted: list[Prompt]) -> _Call:
         try:
-            return _Call(wanted, await self._teacher.generate(wanted))
+            return wanted, await self._teacher.generate(wanted)
         except Unavailable as error:
-            return _Call(wanted, [], error)
+            return wanted, error
 
-    def _judge(self, calls: list[_Call]) -> Made:
+    def _judge(self, answers: list[tuple[Prompt, str | Failure]]) -> Made:
         documents: list[Document] = []
         rejected: Counter[str] = Counter()
-        answers = [
-            pair
-            for call in calls
-            if call.gone is None
-            for pair in zip(call.prompts, call.answers, strict=True)
-        ]
         for prompt, answer in answers:
             self._answered.add(prompt.number)
             if isinstance(answer, Failure):
@@ -177,21 +162,27 @@ class TeacherProducer:
             warn(f"feed: {self.name} fails at a prompt: {failure.why}; further ones are counted")
 
     def _document(self, prompt: Prompt, text: str) -> Document:
-        config = self._config
-        made_by = {
-            "model": config.model,
-            "temperature": config.temperature,
-            "max_tokens": config.max_tokens,
-            "number": prompt.number,
-        }
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        return Document(text, source=self.name, created=created, meta={**made_by, **prompt.meta})
+        parameters = ("model", "temperature", "max_tokens")
+        made_by = {name: getattr(self._config, name) for name in parameters}
+        return Document(
+            text,
+            source=self.name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            meta={**made_by, "number": prompt.number, **prompt.meta},
+        )
 
 
-def open_teacher(
-    config: TeacherConfig, name: str, seed: int, languages: Sequence[str]
-) -> TeacherProducer:
+def open_teacher(config: TeacherConfig, name: str, seed: int, rejects: Rejects) -> TeacherProducer:
     """The producer of one of `feed.teachers`."""
+    check_limits(
+        config,
+        "feed.teachers",
+        [
+            ("batch", config.batch >= 1, "at least 1"),
+            ("max_tokens", config.max_tokens >= 1, "at least 1"),
+            ("temperature", config.temperature >= 0, "at least 0"),
+        ],
+    )
     teacher: Teacher
     if config.kind == "openai":
         from hornbook.feed.openai_teacher import OpenAITeacher
@@ -201,7 +192,7 @@ def open_teacher(
         from hornbook.feed.local_teacher import LocalTeacher
 
         teacher = LocalTeacher(config, seed)
-    return TeacherProducer(name, teacher, config, seed, Rejects(languages, by_model=True))
+    return TeacherProducer(name, teacher, config, seed, rejects)
 
 
 def teacher_names(configs: Sequence[TeacherConfig]) -> list[str]:

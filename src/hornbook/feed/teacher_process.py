@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,7 +36,10 @@ shortest."""
 
 def main() -> int:
     """Answer lines until there are no more."""
-    os.nice(NICENESS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the feed's, which closes stdin
+    os.environ["TQDM_DISABLE"] = "1"  # bars of loading, amid what the feed says
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(NICENESS)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not get between the answers
     try:
@@ -52,13 +56,22 @@ def main() -> int:
 
 def answers(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
     """The line that answers each line."""
+    import torch
+
     config = TeacherConfig(**json.loads(next(lines)))
     write, vocabulary = _transformers(config) if config.kind == "transformers" else _ours(config)
     yield {"vocabulary": vocabulary if config.prompts == "vocabulary" else []}
     for line in lines:
         asked = json.loads(line)
         seed = int(derive_key(*asked["seed"])[0] >> 1)  # torch takes 63 bits
-        yield {"texts": write(asked["prompts"], seed)}
+        try:
+            yield {"texts": write(asked["prompts"], seed)}
+        except torch.OutOfMemoryError as error:
+            raise HornbookError(
+                "so many texts at a time do not fit into the GPU's memory",
+                where="feed.teachers.batch",
+                hint=f"Try less than {config.batch}",
+            ) from error
 
 
 def _ours(config: TeacherConfig) -> tuple[Write, list[str]]:
@@ -69,7 +82,7 @@ def _ours(config: TeacherConfig) -> tuple[Write, list[str]]:
     from hornbook.train.load import load_model
     from hornbook.train.machine import pick_device
 
-    loaded = load_model(Path(config.model))
+    loaded = load_model(Path(config.model).expanduser())
     tokenizer = Tokenizer.load(loaded.tokenizer_file)
     decoder = loaded.decoder.to(pick_device(config.device))
     generator = Generator(decoder, tokenizer)
@@ -93,14 +106,17 @@ def _transformers(config: TeacherConfig) -> tuple[Write, list[str]]:
 
     tokenizer, model = _load(config.model)
     model = model.to(pick_device(config.device)).eval()
-    tokenizer.padding_side = "left"
+    tokenizer.padding_side = tokenizer.truncation_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     chats = tokenizer.chat_template is not None
     context = getattr(model.config, "max_position_embeddings", None) or 2**31
+    cut = {"truncation": True, "max_length": max(1, context - config.max_tokens)}
 
     def one_batch(texts: list[str]) -> list[str]:
-        batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not chats)
+        batch = tokenizer(
+            texts, return_tensors="pt", padding=True, add_special_tokens=not chats, **cut
+        )
         batch = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
         length = batch["input_ids"].shape[1]
         ids = model.generate(
@@ -141,7 +157,7 @@ def _load(model: str) -> tuple[Any, Any]:
             "a teacher of kind transformers needs the library, which is not installed",
             where="feed.teachers", hint='`pip install "hornbook[teacher]"`',
         ) from None  # fmt: skip
-    path = Path(model)
+    path = Path(model).expanduser()
     if not path.exists():
         raise HornbookError(
             "is no directory or GGUF file with a model", where=model,

@@ -57,9 +57,14 @@ def open_zip(file: IO[bytes], where: str) -> zipfile.ZipFile:
         raise _unreadable("zip", error, where) from error
 
 
+def content(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """What is in a zip archive by name; hidden files, links and folders are passed over."""
+    return sorted(filter(_is_content, archive.infolist()), key=lambda each: each.filename)
+
+
 def zip_members(archive: zipfile.ZipFile, where: str, expansion: Expansion) -> Iterator[Member]:
-    """The files of a zip archive by name; hidden ones, links and folders are passed over."""
-    members = sorted(filter(_is_content, archive.infolist()), key=lambda each: each.filename)
+    """The `content` of a zip archive, opened one after the other."""
+    members = content(archive)
     expansion.announce(sum(member.file_size for member in members))
     for member in members:
         name = _shown(member.filename)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,8 +125,8 @@ def _digest(data: bytes, key: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=_DIGEST, key=key).digest()
 
 
-def _whole_block(data: Any, offset: int, key: bytes) -> Block | None:
-    """The block at an offset, if both its checksums hold; `data` is bytes or a memory map."""
+def _whole_block(data: bytes, offset: int, key: bytes) -> Block | None:
+    """The block at an offset, if both its checksums hold."""
     header = data[offset : offset + BLOCK_HEADER]
     if len(header) < BLOCK_HEADER:
         return None
@@ -141,24 +140,24 @@ def _whole_block(data: Any, offset: int, key: bytes) -> Block | None:
 
 
 def scan(path: Path, key: bytes, first: int) -> list[Block]:
-    """The whole blocks of a segment that begins with number `first`.
+    """The whole blocks of a segment that begins with number `first`; none of one that is not there.
 
     What is damaged shows as a gap in the numbers; what was only half written, as bytes behind the
-    last block's end.
+    last block's end. Raises `OSError`.
     """
+    try:
+        data = path.read_bytes()  # not mapped: a writer may cut off its end meanwhile
+    except FileNotFoundError:  # dropped by its writer meanwhile
+        return []
     blocks: list[Block] = []
-    with open(path, "rb") as file:
-        if path.stat().st_size <= SEGMENT_HEADER.size:
-            return blocks
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            offset = SEGMENT_HEADER.size
-            while offset >= 0:
-                block = _whole_block(data, offset, key)
-                if block is not None and block.first >= first:
-                    blocks.append(block)
-                    first, offset = block.next, block.end
-                else:
-                    offset = data.find(BLOCK_MAGIC, offset + 1)
+    offset = SEGMENT_HEADER.size
+    while 0 <= offset < len(data):
+        block = _whole_block(data, offset, key)
+        if block is not None and block.first >= first:
+            blocks.append(block)
+            first, offset = block.next, block.end
+        else:
+            offset = data.find(BLOCK_MAGIC, offset + 1)
     return blocks
 
 
@@ -172,8 +171,9 @@ def read_block(path: Path, block: Block, key: bytes) -> Decoded | None:
         return None
     payload = memoryview(data)[BLOCK_HEADER:]
     raw = pa.Codec(_CODEC).decompress(payload, decompressed_size=block.raw, asbytes=True)
-    ends = np.frombuffer(raw, "<u4", 2 * block.records)
-    return Decoded(block, raw, ends[: block.records], ends[block.records :])
+    ends = np.zeros((2, block.records + 1), np.int64)
+    ends[:, 1:] = np.frombuffer(raw, "<u4", 2 * block.records).reshape(2, -1)
+    return Decoded(block, raw, ends)
 
 
 @dataclass(frozen=True)
@@ -183,42 +183,36 @@ class Decoded:
     Args:
         block: which it is.
         raw: the payload.
-        text_ends: uint32 [records], where each text ends, from the beginning of the texts.
-        meta_ends: uint32 [records], the same of the other fields.
+        ends: int64 [2, records + 1], where each text ends, counted from the beginning of the first;
+            and the same of the other fields.
     """
 
     block: Block
     raw: bytes
-    text_ends: NDArray[np.uint32]
-    meta_ends: NDArray[np.uint32]
+    ends: NDArray[np.int64]
 
     def texts(self, begin: int, end: int) -> bytes:
         """The texts [begin, end) of the block as JSON, each with a comma behind it."""
-        return self._part(8 * self.block.records, self.text_ends, begin, end)
+        return self._part(8 * self.block.records, self.ends[0, [begin, end]])
 
     def metas(self, begin: int, end: int) -> bytes:
         """Their other fields, likewise."""
         start = 8 * self.block.records + self.block.text_bytes
-        return self._part(start, self.meta_ends, begin, end)
+        return self._part(start, self.ends[1, [begin, end]])
 
     def state(self) -> dict[str, Any]:
         """Where the producers were after this block."""
-        start = 8 * self.block.records + self.block.text_bytes + int(self.meta_ends[-1])
+        start = 8 * self.block.records + self.block.text_bytes + int(self.ends[1, -1])
         state: dict[str, Any] = json.loads(self.raw[start:])
         return state
 
-    def text_bytes(self, begin: int, end: int) -> int:
-        """Bytes of those texts."""
-        return int(self.text_ends[end - 1]) - (int(self.text_ends[begin - 1]) if begin else 0)
-
     def fitting(self, begin: int, most_bytes: int) -> int:
         """The end of the texts from `begin` on that are at most so many bytes together."""
-        before = int(self.text_ends[begin - 1]) if begin else 0
-        return int(np.searchsorted(self.text_ends, before + most_bytes, side="right"))
+        most = self.ends[0, begin] + most_bytes
+        return int(np.searchsorted(self.ends[0], most, side="right")) - 1
 
-    def _part(self, start: int, ends: NDArray[np.uint32], begin: int, end: int) -> bytes:
-        before = int(ends[begin - 1]) if begin else 0
-        return self.raw[start + before : start + int(ends[end - 1])]
+    def _part(self, start: int, ends: NDArray[np.int64]) -> bytes:
+        return self.raw[start + ends[0] : start + ends[1]]
 
 
 def index_bytes(blocks: Sequence[Block]) -> bytes:

@@ -15,26 +15,22 @@ is `Gone`, with the next number that can be read.
 from __future__ import annotations
 
 import bisect
+import functools
+import itertools
 import json
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from hornbook.documents import Document
 from hornbook.errors import HornbookError
 from hornbook.files import read_json
-from hornbook.gather.feed_blocks import (
-    Block,
-    Decoded,
-    document_from,
-    read_block,
-    read_index,
-    scan,
-)
+from hornbook.gather.feed_blocks import Block, Decoded, document_from, read_block, read_index, scan
 from hornbook.progress import warn
 
 FORMAT = 1
@@ -45,9 +41,7 @@ _CACHED_BLOCKS = 32
 _CACHED_BYTES = 2**20
 """Largest block that is kept decoded: 32 of the usual 256 kB are 8 MB, and 32 of 1 MB bearable."""
 _CACHED_TABLES = 16
-
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
+_next = attrgetter("next")
 
 
 @dataclass(frozen=True)
@@ -57,15 +51,6 @@ class Damage:
     path: Path
     first: int
     next: int
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Texts [first, first + count) as JSON strings, each with a comma behind it."""
-
-    first: int
-    count: int
-    json: bytes
 
 
 class Gone(HornbookError):
@@ -107,19 +92,13 @@ def is_feed(folder: Path) -> bool:
 def read_identity(folder: Path) -> str:
     """The id of a feed's log, 32 hex digits."""
     values = read_json(folder / IDENTITY)
-    found = values.get("format") if isinstance(values, dict) else None
-    if found != FORMAT:
+    values = values if isinstance(values, dict) else {}
+    found, identity = values.get("format"), str(values.get("id"))
+    if found != FORMAT or not re.fullmatch("[0-9a-f]{32}", identity):
         raise HornbookError(
-            f"is a feed of format {found}, this hornbook reads {FORMAT}",
+            f"is a feed of format {found} and id {identity!r}; this hornbook reads format {FORMAT}",
             where=folder / IDENTITY,
-            hint="Use the hornbook that wrote it, or name another folder",
-        )
-    identity = values.get("id")
-    if not isinstance(identity, str) or not re.fullmatch("[0-9a-f]{32}", identity):
-        raise HornbookError(
-            "is damaged: the log's id is missing",
-            where=folder / IDENTITY,
-            hint="Each segment has it behind its first 8 bytes",
+            hint="Use the hornbook that wrote it; each segment has its id behind 8 bytes",
         )
     return identity
 
@@ -139,7 +118,7 @@ class FeedLog:
         self._key = bytes.fromhex(identity)
         self._lock = threading.RLock()
         self._segments: list[Segment] = []
-        self._tables: OrderedDict[Path, list[Block]] = OrderedDict()
+        self._table = functools.lru_cache(_CACHED_TABLES)(self._read_table)
         self._decoded: OrderedDict[tuple[Path, int], Decoded] = OrderedDict()
 
     @classmethod
@@ -150,7 +129,12 @@ class FeedLog:
                 "is no feed", where=folder, hint="`hornbook feed serve --feed.folder DIR` makes one"
             )
         log = cls(folder, read_identity(folder))
-        log.refresh()
+        try:
+            log.refresh()
+        except OSError as error:
+            raise HornbookError(
+                f"cannot be read ({error.strerror})", where=error.filename or folder
+            ) from error
         return log
 
     @property
@@ -172,27 +156,20 @@ class FeedLog:
         """See what another process wrote or dropped since."""
         with self._lock:
             full = {each.path: each for each in self._segments[:-1]}
-            paths = sorted((self.folder / SEGMENTS).glob("segment-*.log"))
+            paths = sorted((self.folder / SEGMENTS).glob(f"segment-{'[0-9]' * 12}.log"))
             self._segments = [full.get(path) or self._opened(path, paths[-1]) for path in paths]
-            self._note_gaps()
+            for before, after in itertools.pairwise(self._segments):
+                self._note(before.path, before.next, after.first)
 
     def _opened(self, path: Path, last: Path) -> Segment:
-        first = int(path.stem.removeprefix("segment-"))
+        expected = first = _first_of(path)
         indexed = None if path == last else read_index(path.with_suffix(".idx"))
         blocks = scan(path, self._key, first) if indexed is None else indexed
+        for block in blocks:
+            self._note(path, expected, block.first)
+            expected = block.next
         end = blocks[-1].end if blocks else 0
-        next_number = blocks[-1].next if blocks else first
-        return Segment(path, first, next_number, end, blocks if indexed is None else None)
-
-    def _note_gaps(self) -> None:
-        expected = self.first
-        before = self._segments[0].path if self._segments else self.folder
-        for segment in self._segments:
-            self._note(before, expected, segment.first)
-            expected, before = segment.first, segment.path
-            for block in self._blocks(segment):
-                self._note(segment.path, expected, block.first)
-                expected = block.next
+        return Segment(path, first, expected, end, blocks if indexed is None else None)
 
     def _note(self, path: Path, first: int, following: int) -> None:
         damage = Damage(path, first, following)
@@ -204,20 +181,18 @@ class FeedLog:
             )
 
     def _blocks(self, segment: Segment) -> list[Block]:
-        if segment.blocks is not None:
-            return segment.blocks
-        table = self._tables.get(segment.path)
-        if table is None:
-            table = read_index(segment.path.with_suffix(".idx"))
-            if table is None:  # it was whole when the log was opened
-                table = segment.blocks = scan(segment.path, self._key, segment.first)
-        return _keep(self._tables, segment.path, table, _CACHED_TABLES)
+        return self._table(segment.path) if segment.blocks is None else segment.blocks
 
-    def texts(self, cursor: int, n: int, most_bytes: int) -> Texts:
-        """Up to `n` texts from number `cursor` on, of at most `most_bytes` together, as JSON.
+    def _read_table(self, path: Path) -> list[Block]:
+        """The blocks of a full segment; it has to be scanned where its index was lost."""
+        table = read_index(path.with_suffix(".idx"))
+        return scan(path, self._key, _first_of(path)) if table is None else table
 
-        At least one, however long, unless the cursor is at the head. They end before a damaged
-        one.
+    def texts(self, cursor: int, n: int, most_bytes: int) -> tuple[int, bytes]:
+        """How many texts there are from number `cursor` on, and these as a JSON array.
+
+        Up to `n`, of at most `most_bytes` together; at least one, however long, unless the cursor
+        is at the head. They end before a damaged one.
 
         Raises:
             Gone: the first of them is dropped or damaged.
@@ -226,26 +201,25 @@ class FeedLog:
         pieces = list(self._pieces(cursor, n, most_bytes))
         count = sum(end - begin for _, begin, end in pieces)
         joined = b"".join(block.texts(begin, end) for block, begin, end in pieces)
-        return Texts(cursor, count, joined)
+        return count, b"[" + joined[:-1] + b"]"  # without the last comma
 
-    def records(self, cursor: int, n: int, most_bytes: int) -> tuple[int, list[dict[str, Any]]]:
-        """The same as a cursor and records: number, text, and what else is known of each."""
+    def records(self, cursor: int, n: int, most_bytes: int) -> list[dict[str, Any]]:
+        """The same as records: number, text, and what else is known of each."""
         records = []
         for block, begin, end in self._pieces(cursor, n, most_bytes):
-            numbers = range(block.block.first + begin, block.block.first + end)
             texts, metas = _values(block.texts(begin, end)), _values(block.metas(begin, end))
             records += [
-                {"number": number, "text": text, **meta}
-                for number, text, meta in zip(numbers, texts, metas, strict=True)
+                {"number": block.block.first + index, "text": text, **meta}
+                for index, text, meta in zip(range(begin, end), texts, metas, strict=True)
             ]
-        return cursor, records
+        return records
 
     def documents(self, cursor: int = 0) -> Iterator[tuple[int, Document]]:
         """All documents from a number on, each with its number; damage is said and passed over."""
         cursor = max(cursor, self.first)
         while cursor < self.head:
             try:
-                _, records = self.records(cursor, 1024, _CACHED_BYTES)
+                records = self.records(cursor, 1024, _CACHED_BYTES)
             except Gone as gone:
                 cursor = gone.first
                 continue
@@ -258,21 +232,21 @@ class FeedLog:
         with self._lock:
             for segment in reversed(self._segments):
                 for block in reversed(self._blocks(segment)):
-                    decoded = self._decode(block.first)
+                    decoded = self._decoded_block(segment.path, block)
                     if decoded is not None:
                         return decoded.state()
         return {}
 
-    def bytes_between(self, first: int, following: int) -> int:
-        """Bytes of the texts [first, following) as JSON, in whole blocks."""
+    def sizes(self, cursor: int) -> list[tuple[int, int]]:
+        """Of each block from a number on the number behind it, and the bytes of its texts."""
         with self._lock:
-            return sum(
-                block.text_bytes
+            return [
+                (block.next, block.text_bytes)
                 for segment in self._segments
-                if segment.next > first and segment.first < following
+                if segment.next > cursor
                 for block in self._blocks(segment)
-                if block.next > first and block.first < following
-            )
+                if block.next > cursor
+            ]
 
     def _pieces(self, cursor: int, n: int, most_bytes: int) -> Iterator[tuple[Decoded, int, int]]:
         """The blocks that texts are in, and which of each block's texts they are."""
@@ -296,67 +270,62 @@ class FeedLog:
                 return
             yield block, begin, end
             number += end - begin
-            most_bytes -= block.text_bytes(begin, end)
+            most_bytes -= int(block.ends[0, end] - block.ends[0, begin])
 
     def _block_of(self, number: int) -> Decoded:
         """The block that has a text; `Gone` with the next one that can be read."""
-        what = "is damaged or missing" if number >= self.first else "is no longer kept"
-        following = max(number, self.first)
-        while following < self.head:
-            found = self._decode(following)
-            if found is not None and following == number:
-                return found
-            if found is not None:
+        following = number
+        while (found := self._block_from(following)) is not None:
+            path, block = found
+            decoded = self._decoded_block(path, block)
+            if decoded is not None and block.first <= number:
+                return decoded
+            if decoded is not None:
+                following = block.first
                 break
-            following = max(self._behind_damage(following), self.first)
+            following = block.next
+        else:
+            following = self.head
+        what = "is damaged or missing" if number >= self.first else "is no longer kept"
         raise Gone(f"text {number} {what}", following, self.folder)
 
-    def _behind_damage(self, number: int) -> int:
+    def _block_from(self, number: int) -> tuple[Path, Block] | None:
+        """The block that has a text, or else the first one behind it, and its file."""
         with self._lock:
-            for damage in self.damaged:
-                if damage.first <= number < damage.next:
-                    number = damage.next
-        return number
+            begin = bisect.bisect_right(self._segments, number, key=_next)
+            for place in range(begin, len(self._segments)):
+                blocks = self._blocks(self._segments[place])
+                index = bisect.bisect_right(blocks, number, key=_next)
+                if index < len(blocks):
+                    return self._segments[place].path, blocks[index]
+        return None
 
-    def _decode(self, number: int) -> Decoded | None:
-        """The content of the block with a text of the log; None: it is damaged, which is noted."""
+    def _decoded_block(self, path: Path, block: Block) -> Decoded | None:
+        """The content of a block; None: it is damaged, which is noted."""
         with self._lock:
-            place = bisect.bisect_right(self._segments, number, key=lambda each: each.first) - 1
-            if place < 0:
-                return None
-            segment = self._segments[place]
-            blocks = self._blocks(segment)
-            index = bisect.bisect_right(blocks, number, key=lambda each: each.first) - 1
-            block = blocks[index] if index >= 0 else None
-            if block is None or number >= block.next:
-                return None  # a gap, noted when the log was opened
-            decoded = self._decoded.get((segment.path, block.offset))
+            decoded = self._decoded.get((path, block.offset))
             if decoded is not None:
-                self._decoded.move_to_end((segment.path, block.offset))
+                self._decoded.move_to_end((path, block.offset))
                 return decoded
         try:
-            decoded = read_block(segment.path, block, self._key)
+            decoded = read_block(path, block, self._key)
         except OSError:  # dropped meanwhile, or the disk cannot read it
             decoded = None
         with self._lock:
-            if decoded is None:
-                if block.first >= self.first:
-                    self._note(segment.path, block.first, block.next)
-            elif block.raw <= _CACHED_BYTES:
-                _keep(self._decoded, (segment.path, block.offset), decoded, _CACHED_BLOCKS)
+            if decoded is None and block.first >= self.first:
+                self._note(path, block.first, block.next)
+            elif decoded is not None and block.raw <= _CACHED_BYTES:
+                self._decoded[path, block.offset] = decoded
+                if len(self._decoded) > _CACHED_BLOCKS:
+                    self._decoded.popitem(last=False)
         return decoded
+
+
+def _first_of(path: Path) -> int:
+    return int(path.stem.removeprefix("segment-"))
 
 
 def _values(parts: bytes) -> list[Any]:
     """The JSON values that have a comma behind each."""
     values: list[Any] = json.loads(b"[" + parts[:-1] + b"]")
     return values
-
-
-def _keep(cache: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> _Value:
-    """Put a value into a cache of the `most` that were used last."""
-    cache[key] = value
-    cache.move_to_end(key)
-    if len(cache) > most:
-        cache.popitem(last=False)
-    return value

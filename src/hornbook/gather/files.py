@@ -30,8 +30,9 @@ class FilesSource:
         self._inputs = find_inputs(config.inputs, option="--")
 
     def fingerprint(self) -> dict[str, Any]:
-        """The settings, and which files there are and how large."""
-        files = [[file.inside, file.bytes] for each in self._inputs for file in each.files]
+        """The settings, and which files and logs of feeds there are and how large."""
+        found = [file for each in self._inputs for file in each.files]
+        files = [[file.inside, file.bytes, *([file.log] if file.log else [])] for file in found]
         digest = hashlib.blake2b(json.dumps(files).encode(), digest_size=8).hexdigest()
         return {**dataclasses.asdict(self._config), "files": [len(files), digest]}
 

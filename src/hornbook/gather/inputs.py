@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hornbook.errors import HornbookError
 from hornbook.files import TEMPORARY
-from hornbook.gather.feed_log import SEGMENTS, is_feed
+from hornbook.gather.feed_log import SEGMENTS, is_feed, read_identity
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,17 @@ class InputFile:
     inside: str
     bytes: int
     feed: Path | None = None
+
+    @property
+    def log(self) -> str:
+        """The id of that log; "" of a file: another log in its place is another input."""
+        return "" if self.feed is None else read_identity(self.feed)
+
+    @property
+    def state(self) -> str:
+        """Size, time and log: changes whenever the file was written, and is cheap."""
+        log = f", log {self.log}" if self.feed else ""
+        return f"{self.bytes} bytes, {self.path.stat().st_mtime_ns}{log}"
 
 
 @dataclass(frozen=True)

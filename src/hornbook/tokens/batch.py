@@ -82,12 +82,8 @@ class BatchSource(Protocol):
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A source with a state of its own: its rows depend on what was read before them."""
-
-    def share(self, rank: int, size: int) -> BatchSource:
-        """What one of several processes reads: of the rows [start, start + count) those k with
-        k % size == rank, padded with rows without targets to the same number everywhere."""
-        ...
+    """A source with a state of its own: its rows depend on what was read before them, and are asked
+    for in order. In one of several processes it gives that one's part of any rows."""
 
     def take_up(self, state: dict[str, Any]) -> None:
         """Begin at a state that `state_at` gave, before any rows are asked for."""
@@ -97,8 +93,16 @@ class Resumable(Protocol):
         """The state, as JSON, from which the rows from `row` on can be read again."""
         ...
 
+    def gaps(self) -> list[tuple[int, int]]:
+        """The texts [first, next) that were lost and left out, since this was last asked."""
+        ...
+
     def durable(self, state: dict[str, Any]) -> None:
         """The oldest checkpoint that is kept has this state: nothing older is needed any more."""
+        ...
+
+    def release(self) -> None:
+        """The run is done: nothing is needed any more."""
         ...
 
     def stop(self) -> None:

@@ -7,22 +7,19 @@ up to a set time; what will not pass by itself (a wrong token, another log) is a
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import random
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2
-import pyarrow as pa
 
 from hornbook.errors import HornbookError
-from hornbook.gather.answers import retry_after
+from hornbook.gather.answers import retry_after, unpacked
 from hornbook.progress import say, warn
 from hornbook.tokens.feed_protocol import (
     FIRST_HEADER,
@@ -42,21 +39,24 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 30.0
 """Waits between tries double from the first to the longest, each by chance between 0 and that
 (full jitter: trainers that lost the same feed do not come back all at once)."""
 
-TOLD_EVERY_S = 60.0
-"""How often a wait that goes on is said again."""
+FIRST_TOLD_S, TOLD_EVERY_S = 20.0, 60.0
+"""When a wait is said, and how often again. A poll of 10 s that brings nothing is no news."""
 
 LARGEST_ANSWER = 64 * 2**20
 """Bytes of an answer, unpacked. Feeds keep to a few megabytes and one text."""
 
 TIMEOUT = httpx2.Timeout(POLL_SECONDS + 30.0, connect=10.0)
+TELL_TIMEOUT = httpx2.Timeout(10.0)
+"""For what the feed is only told: checkpoints and the end of a run wait for it."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """Texts number `first` to `next` - 1."""
+    """Texts number `first` to `next` - 1, of `head` that there are."""
 
     first: int
     next: int
+    head: int
     texts: list[str]
 
 
@@ -80,7 +80,8 @@ class TextsLost(HornbookError):
         first: the next number that is there.
     """
 
-    def __init__(self, what: str, *, where: str, first: int, hint: str):
+    def __init__(self, what: str, *, where: str, first: int):
+        hint = f"`--data.feed-skip-lost true` goes on at text {first}, the next that is there"
         super().__init__(what, where=where, hint=hint)
         self.first = first
 
@@ -97,6 +98,20 @@ class _NotNow(Exception):
         self.wait = wait
 
 
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    headers: httpx2.Headers
+    content: bytes
+
+    def json(self) -> Any:
+        """The content; None where it is no JSON, which no answer of a feed is."""
+        try:
+            return json.loads(self.content)
+        except ValueError:
+            return None
+
+
 class FeedClient:
     """Reads a feed. Threads may share it."""
 
@@ -107,30 +122,18 @@ class FeedClient:
             batch: texts asked for at a time.
             give_up_seconds: how long to wait for a feed that gives nothing.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise HornbookError(
-                f"{url!r} is no address of a feed",
-                where="data.feed",
-                hint="It looks like http://127.0.0.1:8765",
-            )
-        if batch < 1:
-            raise HornbookError(f"must be at least 1, not {batch}", where="data.feed_batch")
-        if not (math.isfinite(give_up_seconds) and give_up_seconds > 0):
-            raise HornbookError("must be above 0", where="data.feed_give_up_minutes")
+        check_address(url)
         self.url = url.rstrip("/")
         self._batch, self._give_up = batch, give_up_seconds
         headers = {
             PROTOCOL_HEADER: str(PROTOCOL),
-            "Accept-Encoding": "zstd",
+            "Accept-Encoding": "gzip",
             "ngrok-skip-browser-warning": "1",  # else its free tunnels answer with a page
         }
         token = feed_token()
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=TIMEOUT)
-        self.waiting = ""
-        """What the feed is waited for, if it is."""
 
     def read(self, log: str, cursor: int, stop: threading.Event) -> Delivery | None:
         """The texts from `cursor` on, at least one; None: `stop` was set meanwhile.
@@ -141,223 +144,197 @@ class FeedClient:
             HornbookError: this is not the feed, log or token that it should be.
         """
         asked = {"cursor": cursor, "n": self._batch, "wait": POLL_SECONDS}
-        answer = self._ask("/generate", asked, stop, log)
-        return None if answer is None else _delivery(answer, cursor, self.url)
+        answer = self._wait_for("/generate", asked, log, stop)
+        return None if answer is None else self._delivery(answer, cursor)
 
     def info(self) -> FeedInfo:
         """What the feed holds now; waits for it like `read`."""
-        answer = self._ask("/stats", {}, threading.Event())
+        answer = self._wait_for("/stats", {}, None, threading.Event())
         assert answer is not None
-        found = _json(answer, self.url)
         try:
+            found = answer.json()
             return FeedInfo(str(found["log"]), int(found["first"]), int(found["head"]))
         except (KeyError, TypeError, ValueError):
-            raise _not_a_feed(self.url, "its /stats lacks log, first or head") from None
+            raise self._no_feed("its /stats lacks log, first or head") from None
 
-    def validation(self) -> Iterator[str]:
+    def validation(self, log: str) -> Iterator[str]:
         """The texts of the feed's archive that are held out for ever, in their order."""
         cursor = 0
         while True:
             asked = {"cursor": cursor, "n": self._batch}
-            answer = self._ask("/validation", asked, threading.Event())
+            answer = self._wait_for("/validation", asked, log, threading.Event())
             assert answer is not None
-            delivery = _delivery(answer, cursor, self.url, gaps=True)
+            delivery = self._delivery(answer, cursor, gaps=True)
             yield from delivery.texts
             cursor = delivery.next
-            if cursor >= int(answer.headers[HEAD_HEADER]):
+            if cursor >= delivery.head:
                 return
 
-    def keep_from(self, name: str, next: int) -> None:
-        """Have the feed keep texts from `next` on for this reader; a failure is only said."""
+    def keep_from(self, log: str, name: str, next: int) -> None:
+        """Have the feed keep texts from `next` on, or those that are left of them, for the reader
+        `name`; a failure is only said."""
         try:
-            answer = self._http.put(f"/cursors/{quote(name, safe='')}", json={"next": next})
-            problem = "" if answer.is_success else _reason(answer)
-        except httpx2.HTTPError as error:
-            problem = _first_line(error)
-        if problem:
-            warn(f"the feed at {self.url} was not told that text {next} is needed still: {problem}")
+            try:
+                self._request("PUT", f"/cursors/{name}", log, json={"next": next})
+            except TextsLost as lost:
+                self._request("PUT", f"/cursors/{name}", log, json={"next": lost.first})
+        except (HornbookError, _NotNow) as problem:
+            warn(f"the feed at {self.url} was not told that text {next} is still needed: {problem}")
+
+    def release(self, log: str, name: str) -> None:
+        """Have the feed keep nothing for the reader `name` any more; a failure is only said."""
+        try:
+            self._request("DELETE", f"/cursors/{name}", log)
+        except (HornbookError, _NotNow) as problem:
+            warn(
+                f"the feed at {self.url} goes on keeping texts for this run, until DELETE"
+                f" /cursors/{name}: {problem}"
+            )
 
     def close(self) -> None:
         """End the connections."""
         self._http.close()
 
-    def _ask(
-        self, path: str, asked: dict[str, int], stop: threading.Event, log: str | None = None
-    ) -> httpx2.Response | None:
+    def _wait_for(
+        self, path: str, asked: dict[str, int], log: str | None, stop: threading.Event
+    ) -> _Answer | None:
         """GET until it works; None: `stop` was set."""
         begin = time.monotonic()
-        told, backoff = begin - TOLD_EVERY_S + 2 * POLL_SECONDS, FIRST_WAIT_S
+        tell_at, backoff = begin + FIRST_TOLD_S, FIRST_WAIT_S
         while not stop.is_set():
             try:
-                answer = self._get(path, asked, log)
+                answer = self._request("GET", path, log, params=asked, timeout=TIMEOUT)
             except _NotNow as problem:
-                self.waiting = str(problem)
-                silent = time.monotonic() - begin
-                if silent >= self._give_up:
-                    raise self._gone(silent) from None
-                if time.monotonic() - told >= TOLD_EVERY_S:
-                    told = time.monotonic()
-                    left = (self._give_up - silent) / 60
+                now = time.monotonic()
+                left = self._give_up - (now - begin)
+                if left <= 0:
+                    raise FeedGone(
+                        f"gave nothing for {self._give_up / 60:.3g} minutes: {problem}",
+                        where=self.url,
+                        hint="Run the same command again when it is back: it goes on from there",
+                    ) from None
+                if now >= tell_at:
+                    tell_at = now + TOLD_EVERY_S
                     say(
                         f"waiting for the feed at {self.url}: {problem}"
-                        f" (given up in {left:.0f} minutes)"
+                        f" (given up in {left / 60:.0f} minutes)"
                     )
                 wait = problem.wait if problem.wait is not None else random.uniform(0, backoff)
                 backoff = min(2 * backoff, LONGEST_WAIT_S)
-                stop.wait(max(0.0, min(wait, LONGEST_WAIT_S, self._give_up - silent)))
+                stop.wait(min(wait, LONGEST_WAIT_S, left))
             else:
-                if told >= begin:
+                if tell_at > begin + FIRST_TOLD_S:
                     say(f"the feed is back after {time.monotonic() - begin:.0f} s")
-                self.waiting = ""
                 return answer
         return None
 
-    def _gone(self, silent: float) -> FeedGone:
-        time = f"{silent / 60:.0f} minutes" if silent >= 90 else f"{silent:.0f} seconds"
-        return FeedGone(
-            f"gave nothing for {time}: {self.waiting}",
-            where=self.url,
-            hint="Run the same command again when the feed is back: it goes on where it stopped",
-        )
-
-    def _get(self, path: str, asked: dict[str, int], log: str | None) -> httpx2.Response:
+    def _request(
+        self,
+        method: str,
+        path: str,
+        log: str | None,
+        *,
+        timeout: httpx2.Timeout = TELL_TIMEOUT,
+        **more: Any,
+    ) -> _Answer:
+        """Ask once, of this log where one is named. Raises `_NotNow` where that may pass."""
         headers = {} if log is None else {LOG_HEADER: log}
+        content = bytearray()
         try:
-            with self._http.stream("GET", path, params=asked, headers=headers) as answer:
-                content = _body(answer, self.url)
+            with self._http.stream(method, path, headers=headers, timeout=timeout, **more) as sent:
+                for block in unpacked(sent):
+                    content += block
+                    if len(content) > LARGEST_ANSWER:
+                        raise self._error("sends too much at once", "Lower data.feed_batch")
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise _NotNow(_first_line(error)) from error
-        known = answer.headers.get(PROTOCOL_HEADER)
-        whole = httpx2.Response(answer.status_code, headers=_plain(answer), content=content)
-        if known is None and not whole.is_success:  # a proxy or a tunnel, whose feed is not there
-            raise _NotNow(f"HTTP {answer.status_code}, not from the feed")
-        if known is None:
-            raise _not_a_feed(self.url, f"it answers {_kind(answer)}")
-        if known != str(PROTOCOL):
-            raise HornbookError(
-                f"speaks version {known[:20]} of the protocol, and this hornbook {PROTOCOL}",
-                where=self.url,
-                hint="Install the same version of hornbook on both sides",
-            )
-        if not whole.is_success:
-            raise _refusal(whole, self.url)
+            raise _NotNow((str(error) or type(error).__name__).splitlines()[0][:200]) from error
+        answer = _Answer(sent.status_code, sent.headers, bytes(content))
+        self._check_sender(answer)
+        if answer.status >= 400:
+            raise self._refusal(answer)
         if log is not None and answer.headers.get(LOG_HEADER) != log:
-            raise _other_log(self.url)
-        return whole
+            raise self._other_log()
+        return answer
 
-
-def _body(answer: httpx2.Response, url: str) -> bytes:
-    """The body, unpacked; never more than `LARGEST_ANSWER` in memory."""
-    encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("zstd", "identity"):
-        raise _not_a_feed(url, f"its answer is packed with {encoding!r}, which was not asked for")
-    packed = bytearray()
-    for block in answer.iter_raw():
-        packed += block
-        if len(packed) > LARGEST_ANSWER:
-            raise _too_large(url)
-    if encoding == "identity":
-        return bytes(packed)
-    try:
-        with pa.CompressedInputStream(io.BytesIO(packed), "zstd") as stream:
-            content: bytes = stream.read(LARGEST_ANSWER + 1)
-    except OSError as error:
-        raise httpx2.DecodingError(f"bad zstd ({_first_line(error)})") from error
-    if len(content) > LARGEST_ANSWER:
-        raise _too_large(url)
-    return content
-
-
-def _plain(answer: httpx2.Response) -> list[tuple[str, str]]:
-    """The headers, less those about how the body was sent."""
-    gone = ("content-encoding", "content-length", "transfer-encoding")
-    return [(key, value) for key, value in answer.headers.items() if key.lower() not in gone]
-
-
-def _delivery(answer: httpx2.Response, cursor: int, url: str, *, gaps: bool = False) -> Delivery:
-    """The texts of an answer; with `gaps` some numbers may have none (they are broken)."""
-    texts = _json(answer, url)
-    if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
-        raise _not_a_feed(url, "its answer is no array of texts")
-    try:
-        first, next = int(answer.headers[FIRST_HEADER]), int(answer.headers[NEXT_HEADER])
-    except (KeyError, ValueError):
-        raise _not_a_feed(url, f"its answer lacks {FIRST_HEADER} or {NEXT_HEADER}") from None
-    count = len(texts)
-    if first != cursor or next < first + count or (next > first + count and not gaps):
-        raise _not_a_feed(url, f"asked for text {cursor}, it gave {len(texts)} from {first} on")
-    return Delivery(first, next, texts)
-
-
-def _refusal(answer: httpx2.Response, url: str) -> Exception:
-    """The feed's own no: what may pass, or what will not."""
-    status, reason = answer.status_code, _reason(answer)
-    if status in (429, 503) or status >= 500:
-        return _NotNow(reason, retry_after(answer.headers))
-    if status == 401:
-        hint = f"Set {TOKEN_VARIABLE} to the token that the feed was started with"
-        return HornbookError("refuses the token" if feed_token() else reason, where=url, hint=hint)
-    if status == 409:
-        return _other_log(url)
-    if status == 410:
-        found = _json(answer, url)
-        first = found.get("first") if isinstance(found, dict) else None
-        if isinstance(first, int):
-            return TextsLost(
-                reason,
-                where=url,
-                first=first,
-                hint="`--data.feed-skip-lost true` goes on at the next text that is there",
+    def _check_sender(self, answer: _Answer) -> None:
+        """It is a feed that answered, and speaks as we do."""
+        known = answer.headers.get(PROTOCOL_HEADER)
+        if known == str(PROTOCOL):
+            return
+        if known is not None:
+            raise self._error(
+                f"speaks version {known[:20]} of the protocol, and this hornbook {PROTOCOL}",
+                "Install the same version of hornbook on both sides",
             )
-    if status == 404:
-        return HornbookError(
-            reason, where=url, hint="Serve an archive (--feed.archive), or prepare text of your own"
+        if answer.status >= 400:  # a proxy or a tunnel, whose feed is not there
+            raise _NotNow(f"HTTP {answer.status}, not from the feed")
+        if answer.status >= 300:
+            raise self._no_feed(f"it points to {answer.headers.get('Location', 'nowhere')[:200]}")
+        raise self._no_feed(f"it answers {answer.headers.get('Content-Type', '')[:40]}")
+
+    def _delivery(self, answer: _Answer, cursor: int, *, gaps: bool = False) -> Delivery:
+        """The texts of an answer; with `gaps` some numbers may have none (they are broken)."""
+        texts = answer.json()
+        if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
+            raise self._no_feed("its answer is no array of texts")
+        try:
+            names = (FIRST_HEADER, NEXT_HEADER, HEAD_HEADER)
+            first, next, head = (int(answer.headers[name]) for name in names)
+        except (KeyError, ValueError):
+            raise self._no_feed("its answer does not say which texts these are") from None
+        count = len(texts)
+        if first != cursor or next < first + count or (next > first + count and not gaps):
+            raise self._no_feed(f"asked for text {cursor}, it gave {count} from {first} on")
+        return Delivery(first, next, head, texts)
+
+    def _refusal(self, answer: _Answer) -> Exception:
+        """The feed's own no: what may pass, or what will not."""
+        status, said = answer.status, answer.json()
+        said = said if isinstance(said, dict) else {}
+        reason = " ".join(str(said.get("error", f"HTTP {status}")).split())[:200]
+        if status == 429 or status >= 500:
+            return _NotNow(reason, retry_after(answer.headers))
+        if status == 409:
+            return self._other_log()
+        if status == 410 and isinstance(said.get("first"), int):
+            return TextsLost(reason, where=self.url, first=said["first"])
+        hint = None
+        if status == 401:
+            reason = "refuses the token" if feed_token() else reason
+            hint = f"Set {TOKEN_VARIABLE} to the token that the feed was started with"
+        elif status == 404:
+            hint = "Serve an archive (--feed.archive), or prepare text of your own"
+        return self._error(reason, hint)
+
+    def _other_log(self) -> HornbookError:
+        return self._error(
+            "serves another log than this run was begun with",
+            "Serve the folder of the first time, or begin a new run (--run)",
         )
-    return HornbookError(f"HTTP {status}: {reason}", where=url)
+
+    def _no_feed(self, why: str) -> HornbookError:
+        return self._error(f"is not a feed: {why}", "`hornbook feed serve` says its address")
+
+    def _error(self, what: str, hint: str | None) -> HornbookError:
+        return HornbookError(what, where=self.url, hint=hint)
 
 
-def _other_log(url: str) -> HornbookError:
-    return HornbookError(
-        "serves another log than this run was begun with",
-        where=url,
-        hint="Serve the folder of the first time, or begin a new run (--run)",
-    )
-
-
-def _reason(answer: httpx2.Response) -> str:
-    """What the feed says is wrong, in one line."""
+def check_address(url: str) -> None:
+    """Refuse what is no address, and one that would put a password into recipes and messages."""
+    if "@" in url:
+        raise HornbookError(
+            "an address takes no name and password",
+            where="data.feed",
+            hint=f"Set {TOKEN_VARIABLE}; it is kept nowhere",
+        )
     try:
-        said = json.loads(answer.content)
-        text = str(said["error"])
-    except (ValueError, KeyError, TypeError):
-        text = f"HTTP {answer.status_code}"
-    return " ".join(text.split())[:200]
-
-
-def _json(answer: httpx2.Response, url: str) -> Any:
-    try:
-        return json.loads(answer.content)
-    except ValueError:
-        raise _not_a_feed(url, f"it answers {_kind(answer)}") from None
-
-
-def _kind(answer: httpx2.Response) -> str:
-    return answer.headers.get("Content-Type", "nothing that says its kind").split(";")[0][:40]
-
-
-def _not_a_feed(url: str, why: str) -> HornbookError:
-    return HornbookError(
-        f"is not a feed: {why}", where=url, hint="`hornbook feed serve` says its address"
-    )
-
-
-def _too_large(url: str) -> HornbookError:
-    return HornbookError(
-        f"sent more than {LARGEST_ANSWER // 2**20} MB at once",
-        where=url,
-        hint="Lower data.feed_batch",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, half an address of IPv6
+        good = False
+    if not good or "?" in url or "#" in url:
+        raise HornbookError(
+            f"{url!r} is no address of a feed",
+            where="data.feed",
+            hint="It looks like http://127.0.0.1:8765",
+        )

@@ -17,10 +17,11 @@ from hornbook.corpus.prepare_report import Count, PrepareReport
 from hornbook.corpus.split import TRAIN, VALIDATION
 from hornbook.documents import Document, byte_length, document_writer, remove_shards
 from hornbook.progress import say
-from hornbook.tokens.feed_client import FeedClient
+from hornbook.tokens.feed_client import FeedClient, FeedInfo, TextsLost
 
-SAMPLE_TEXTS = 1000
-"""Texts of the log that stand for the rest of it."""
+SAMPLE_TEXTS, SAMPLE_BYTES = 1000, 2_000_000
+"""Of the log, at most, which stand for the rest of it. 1,000 plays would be 48 MB to learn a
+tokenizer from, and as much that the feed has to make before the first step."""
 
 SHARD_BYTES = 256 * 2**20
 
@@ -33,7 +34,9 @@ def prepare_from_feed(client: FeedClient, out: Path) -> PrepareReport:
     """
     (out / "prepare.json").unlink(missing_ok=True)
     report = PrepareReport(steps=["feed"])
-    for split, texts in ((VALIDATION, client.validation()), (TRAIN, _first_texts(client))):
+    info = client.info()
+    sources = ((VALIDATION, client.validation(info.log)), (TRAIN, _sample(client, info)))
+    for split, texts in sources:
         report.splits[split] = Count()
         (out / split).mkdir(parents=True, exist_ok=True)
         remove_shards(out / split)
@@ -51,16 +54,24 @@ def prepare_from_feed(client: FeedClient, out: Path) -> PrepareReport:
     return report
 
 
-def _first_texts(client: FeedClient) -> Iterator[str]:
-    return itertools.islice(_texts(client), SAMPLE_TEXTS)
+def _sample(client: FeedClient, info: FeedInfo) -> Iterator[str]:
+    size = 0
+    for text in itertools.islice(_texts(client, info), SAMPLE_TEXTS):
+        yield text
+        size += byte_length(text)
+        if size >= SAMPLE_BYTES:
+            return
 
 
-def _texts(client: FeedClient) -> Iterator[str]:
-    """The texts of the log from the first that is kept, for ever."""
-    info = client.info()
-    cursor, never = info.first, threading.Event()
+def _texts(client: FeedClient, info: FeedInfo) -> Iterator[str]:
+    """The texts of the log from the first that was kept, for ever; what is lost is passed over."""
+    cursor = info.first
     while True:
-        delivery = client.read(info.log, cursor, never)
+        try:
+            delivery = client.read(info.log, cursor, threading.Event())
+        except TextsLost as lost:
+            cursor = lost.first
+            continue
         assert delivery is not None
         yield from delivery.texts
         cursor = delivery.next

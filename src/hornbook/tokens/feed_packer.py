@@ -10,6 +10,7 @@ the very first one, an end of text). No padding, no token lost, none twice.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,74 +47,59 @@ class FeedState:
 
 
 class Packer:
-    """Cuts the stream of texts into rows, from a state on."""
+    """Cuts the stream of texts into rows, from a state on.
+
+    Attributes:
+        row: number of the next row.
+        after: number of the text to add next.
+    """
 
     def __init__(self, state: FeedState, end_of_text: int):
-        self._state, self._end_of_text = state, end_of_text
-        self._row, self._before = state.row, state.before
-        self._after = state.next  # number of the text to come
-        self._skip = state.offset  # tokens of it that were targets before
+        self.row, self.after = state.row, state.next
+        self._start, self._end_of_text, self._before = state, end_of_text, state.before
+        self._skip = state.offset  # tokens of text `after` that were targets before
         self._texts: deque[tuple[int, NDArray[np.int64], int]] = deque()
         """Of each text its number, its ids with the end of text, and how many are used."""
         self._ready = 0
 
-    @property
-    def row(self) -> int:
-        """Number of the next row."""
-        return self._row
-
-    @property
-    def after(self) -> int:
-        """Number of the text to add next."""
-        return self._after
-
-    def add(self, number: int, ids: Sequence[int] | NDArray[np.integer[Any]]) -> None:
-        """Add text `number`, the one after the last: its ids [count], no end of text."""
-        assert number == self._after, "texts come in order"
+    def add(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> None:
+        """Add text number `after`: its ids [count], no end of text."""
         tokens = np.append(np.asarray(ids, np.int64), self._end_of_text)
         assert self._skip < len(tokens), "this is not the text that the state was taken in"
-        self._texts.append((number, tokens, self._skip))
+        self._texts.append((self.after, tokens, self._skip))
         self._ready += len(tokens) - self._skip
-        self._after, self._skip = number + 1, 0
+        self.after, self._skip = self.after + 1, 0
 
     def skip_to(self, number: int) -> None:
         """Leave texts out, up to `number`; one that was begun in an earlier row ends there."""
-        assert number > self._after
-        self._after, self._skip = number, 0
+        assert number > self.after
+        self.after, self._skip = number, 0
 
     def take(self) -> Row | None:
         """The next row; None where more text is needed first."""
-        length = self._state.sequence_length
+        length = self._start.sequence_length
         if self._ready < length:
             return None
         stream = np.empty(length + 1, np.int64)
         stream[0] = self._before
-        filled = 0
-        while filled < length:
+        filled = 1
+        while filled <= length:
             number, tokens, used = self._texts.popleft()
-            count = min(length - filled, len(tokens) - used)
-            stream[filled + 1 : filled + 1 + count] = tokens[used : used + count]
-            filled += count
-            if used + count < len(tokens):
-                self._texts.appendleft((number, tokens, used + count))
+            piece = tokens[used : used + length + 1 - filled]
+            stream[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            if used + len(piece) < len(tokens):
+                self._texts.appendleft((number, tokens, used + len(piece)))
         self._ready -= length
         self._before = int(stream[-1])
-        self._row += 1
+        self.row += 1
         return stream[:-1], stream[1:]
 
     def state(self) -> FeedState:
         """The state before the next row."""
+        number, used = self.after, self._skip
         if self._texts:
             number, _, used = self._texts[0]
-        else:
-            number, used = self._after, self._skip
-        known = self._state
-        return FeedState(
-            known.log,
-            self._row,
-            number,
-            used,
-            self._before,
-            known.tokenizer_sha256,
-            known.sequence_length,
+        return dataclasses.replace(
+            self._start, row=self.row, next=number, offset=used, before=self._before
         )

@@ -6,6 +6,9 @@ In: the environment. Out: constants that `hornbook.feed` (the server) and `feed_
 from __future__ import annotations
 
 import os
+import re
+
+from hornbook.errors import HornbookError
 
 PROTOCOL = 1
 """Version of the HTTP protocol; each answer names it, and a request may."""
@@ -26,6 +29,22 @@ LEASE_SECONDS_HEADER = "X-Feed-Lease-Seconds"
 TOKEN_VARIABLE = "HORNBOOK_FEED_TOKEN"
 
 
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
+"""What RFC 6750 allows in a bearer token."""
+
+
 def feed_token() -> str | None:
     """The bearer token of the environment variable `HORNBOOK_FEED_TOKEN`; None: there is none."""
-    return os.environ.get(TOKEN_VARIABLE, "").strip() or None
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    return check_token(token, TOKEN_VARIABLE) if token else None
+
+
+def check_token(token: str, where: str) -> str:
+    """The token, if it is one. The error does not show it."""
+    if not _TOKEN.fullmatch(token):
+        raise HornbookError(
+            "this is no bearer token: letters, digits and ._~+/=- only",
+            where=where,
+            hint="`openssl rand -hex 24` makes one",
+        )
+    return token

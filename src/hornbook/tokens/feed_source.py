@@ -14,7 +14,6 @@ import dataclasses
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from hornbook.tokenizer.encoder import Encoder, choose_encoder
 from hornbook.tokenizer.tokenizer import Tokenizer
 from hornbook.tokens.batch import IGNORE, Batch
 from hornbook.tokens.config import DataConfig
-from hornbook.tokens.feed_client import Delivery, FeedClient, TextsLost
+from hornbook.tokens.feed_client import FeedClient, TextsLost
 from hornbook.tokens.feed_packer import FeedState, Packer
 
 READ_AHEAD = 4
@@ -69,7 +68,11 @@ def first_state(
 
 
 class FeedSource:
-    """Rows from a feed: asked for in order, or again from any row whose state is held."""
+    """One process's rows of a feed, of R processes those k with k modulo R = its rank.
+
+    Each process reads the whole feed: it tokenizes more than 1M tokens/s, many times what a model
+    takes that is worth several GPUs.
+    """
 
     def __init__(
         self,
@@ -77,39 +80,49 @@ class FeedSource:
         tokenizer: Tokenizer,
         start: FeedState,
         *,
-        name: str,
+        cursor: str,
         rows_per_epoch: int,
         skip_lost: bool = False,
-        lost: Callable[[int, int], None] = lambda first, next: None,
+        rank: int = 0,
+        size: int = 1,
     ):
         """
         Args:
             client: of the feed.
             tokenizer: whose ids the rows hold.
             start: where to begin.
-            name: of the cursor that the feed keeps texts for; empty: another process tells it.
+            cursor: name of the place that the feed keeps texts from; only process 0 tells it.
             rows_per_epoch: how many are called an epoch; a feed has no end.
-            skip_lost: go on behind texts that are lost.
-            lost: told of each such gap, the numbers [first, next).
+            skip_lost: go on behind texts that are lost; `gaps` has them.
+            rank, size: this process among those that train.
 
         Raises:
-            HornbookError: `start` was taken with another tokenizer or sequence length.
+            HornbookError: `start` was taken with another tokenizer.
         """
-        _check(start, tokenizer)
         self.sequence_length, self.rows_per_epoch = start.sequence_length, rows_per_epoch
-        self._client, self._tokenizer, self._name = client, tokenizer, name
-        self._skip_lost, self._lost = skip_lost, lost
+        self._client, self._tokenizer, self._cursor = client, tokenizer, cursor
+        self._skip_lost, self._rank, self._size = skip_lost, rank, size
         self._encoder: Encoder | None = None
-        self._states = {start.row: start}
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._reader: _Reader | None = None
-        self._packer = Packer(start, tokenizer.end_of_text)
+        self._gaps: list[tuple[int, int]] = []
         self._unread: deque[str] = deque()
         """Texts from number `_packer.after` on."""
-        self._kept: queue.SimpleQueue[int] = queue.SimpleQueue()
-        if name:
-            threading.Thread(target=self._keep, name="feed cursor", daemon=True).start()
+        self._answers: queue.Queue[list[str] | Exception] = queue.Queue(READ_AHEAD)
+        self._reading = False
+        self._stopping = threading.Event()
+        self._begin(start)
+
+    def _begin(self, start: FeedState) -> None:
+        if start.tokenizer_sha256 != self._tokenizer.sha256:
+            raise HornbookError(
+                "this run was begun with another tokenizer",
+                where=self._tokenizer.path,
+                hint="Put the tokenizer.json of the first time there, or begin a new run",
+            )
+        assert start.sequence_length == self.sequence_length
+        self._log = start.log
+        self._packer = Packer(start, self._tokenizer.end_of_text)
+        self._states = {start.row: start}
 
     def take_up(self, state: dict[str, Any]) -> None:
         """Begin at a state that `state_at` gave, before any rows are asked for.
@@ -117,91 +130,68 @@ class FeedSource:
         Raises:
             HornbookError: it was taken with another tokenizer.
         """
-        start = FeedState(**state)
-        _check(start, self._tokenizer)
-        assert start.sequence_length == self.sequence_length
-        self._states = {start.row: start}
-        self._packer = Packer(start, self._tokenizer.end_of_text)
+        self._begin(FeedState(**state))
 
     def rows(self, start: int, count: int) -> Batch:
-        """Rows [start, start + count), on the CPU; waits for the feed where need be.
+        """This process's part of the next rows, [start, start + count), on the CPU.
+
+        Waits for the feed where need be. Where a range does not divide evenly, the last row is one
+        without targets: it weighs nothing, and all processes do equal passes, as FSDP needs it.
 
         Raises:
             FeedGone: the feed gave nothing for the set time.
             Stopped: `stop` was called.
             HornbookError: what else can be wrong with a feed (see `FeedClient.read`).
         """
-        if start != self._packer.row:
-            self._rewind(start)
-        self._remember()
-        inputs = np.empty((count, self.sequence_length), np.int64)
-        targets = np.empty_like(inputs)
-        for slot in range(count):
+        assert start == self._packer.row, "rows come in order"
+        inputs = np.zeros((-(-count // self._size), self.sequence_length), np.int64)
+        targets = np.full_like(inputs, IGNORE)
+        filled = 0
+        for k in range(start, start + count):
             while (row := self._packer.take()) is None:
                 self._add_texts()
-            inputs[slot], targets[slot] = row
-        self._remember()
+            if k % self._size == self._rank:
+                inputs[filled], targets[filled] = row
+                filled += 1
+        with self._lock:
+            self._states[start + count] = self._packer.state()
         return Batch(torch.from_numpy(inputs), torch.from_numpy(targets))
 
-    def share(self, rank: int, size: int) -> FeedShare:
-        """Process `rank`'s rows, see `Resumable`. Each reads the whole feed: it tokenizes more than
-        1M tokens/s, many times what a model takes that is worth several GPUs."""
-        return FeedShare(self, rank, size)
-
     def state_at(self, row: int) -> dict[str, Any]:
-        """The state before `row`, the first row or the end of some `rows` since `durable`."""
+        """The state before `row`, the first one or the end of some `rows`; those of rows before it
+        are forgotten."""
         with self._lock:
+            self._states = {k: state for k, state in self._states.items() if k >= row}
             return dataclasses.asdict(self._states[row])
 
-    def durable(self, state: dict[str, Any]) -> None:
-        """The oldest checkpoint that is kept begins at `state`: the feed is told, beside all else,
-        and states of rows before it are forgotten."""
-        oldest = FeedState(**state)
+    def gaps(self) -> list[tuple[int, int]]:
+        """The texts [first, next) that were lost and left out, since this was last asked."""
         with self._lock:
-            for row in [row for row in self._states if row < oldest.row]:
-                del self._states[row]
-        if self._name:
-            self._kept.put(oldest.next)
+            gaps, self._gaps = self._gaps, []
+        return gaps
+
+    def durable(self, state: dict[str, Any]) -> None:
+        """The oldest checkpoint that is kept begins at `state`: the feed is told."""
+        if self._rank == 0:
+            self._client.keep_from(self._log, self._cursor, FeedState(**state).next)
+
+    def release(self) -> None:
+        """The run is done: the feed need keep nothing for it."""
+        if self._rank == 0:
+            self._client.release(self._log, self._cursor)
 
     def stop(self) -> None:
         """End a `rows` in another thread; no further ones are given."""
         self._stopping.set()
-        if self._reader is not None:
-            self._reader.stop.set()
-        self._kept.put(-1)
 
     def describe(self) -> dict[str, Any]:
-        """Address, log and rows, as JSON."""
-        with self._lock:
-            state = next(iter(self._states.values()))
-        return {
-            "mode": "chunks",
-            "feed": self._client.url,
-            "log": state.log,
-            "sequence_length": self.sequence_length,
-            "rows_per_epoch": self.rows_per_epoch,
-            "tokenizer_sha256": state.tokenizer_sha256,
-        }
-
-    def _remember(self) -> None:
-        state = self._packer.state()
-        with self._lock:
-            self._states[state.row] = state
-
-    def _rewind(self, row: int) -> None:
-        """Go back to a row that was given before."""
-        with self._lock:
-            assert row in self._states, f"row {row} does not follow, and its state is not held"
-            state = self._states[row]
-        if self._reader is not None:
-            self._reader.stop.set()
-            self._reader = None
-        self._packer = Packer(state, self._tokenizer.end_of_text)
-        self._unread.clear()
+        """Address and log, as JSON."""
+        return {"mode": "chunks", "feed": self._client.url, "log": self._log}
 
     def _add_texts(self) -> None:
+        """Encode and pack some texts, at least one."""
         if not self._unread:
-            self._unread.extend(self._next_delivery().texts)
+            self._unread.extend(self._next_answer())
         if self._encoder is None:
             # One process: gigatoken has threads of its own, and stays far ahead of a GPU.
             config = TokenizeConfig(workers=1)
@@ -211,91 +201,44 @@ class FeedSource:
         while self._unread and size + len(self._unread[0]) <= ENCODED_AT_ONCE:
             texts.append(self._unread.popleft())
             size += len(texts[-1])
-        for number, ids in enumerate(self._encoder.encode_batch(texts), self._packer.after):
-            self._packer.add(number, ids)
+        for ids in self._encoder.encode_batch(texts):
+            self._packer.add(ids)
 
-    def _next_delivery(self) -> Delivery:
-        while True:
-            if self._stopping.is_set():
-                raise Stopped
-            if self._reader is None:
-                self._reader = _Reader(self._client, self._packer.state().log, self._packer.after)
+    def _next_answer(self) -> list[str]:
+        """The texts from number `_packer.after` on, as far as one answer of the feed has them."""
+        while not self._stopping.is_set():
+            if not self._reading:
+                self._reading = True
+                # A daemon: a request that the feed keeps open must not keep the process from
+                # ending.
+                threading.Thread(
+                    target=self._read, args=(self._packer.after,), name="feed", daemon=True
+                ).start()
             try:
-                item = self._reader.answers.get(timeout=LOOK_S)
+                answer = self._answers.get(timeout=LOOK_S)
             except queue.Empty:
                 continue
-            if isinstance(item, Delivery):
-                return item
-            self._reader = None
-            if not (isinstance(item, TextsLost) and self._skip_lost):
-                raise item
-            self._lost(self._packer.after, item.first)
-            self._packer.skip_to(item.first)
+            if isinstance(answer, list):
+                return answer
+            self._reading = False
+            if not (isinstance(answer, TextsLost) and self._skip_lost):
+                raise answer
+            with self._lock:
+                self._gaps.append((self._packer.after, answer.first))
+            self._packer.skip_to(answer.first)
+        raise Stopped
 
-    def _keep(self) -> None:
-        while (number := self._kept.get()) >= 0:
-            self._client.keep_from(self._name, number)
+    def _read(self, cursor: int) -> None:
+        """In a thread: the answers from a cursor on, until it should stop or there is an error."""
+        try:
+            while delivery := self._client.read(self._log, cursor, self._stopping):
+                self._put(delivery.texts)
+                cursor = delivery.next
+        except Exception as error:  # handed to who asks for rows, whatever it is
+            self._put(error)
 
-
-class FeedShare:
-    """One process's rows of a feed: those k with k % size == rank.
-
-    Where a range does not divide evenly, the last row is one without targets: it weighs nothing,
-    and all processes do equal passes, as FSDP needs it.
-    """
-
-    def __init__(self, source: FeedSource, rank: int, size: int):
-        self._source, self._rank, self._size = source, rank, size
-        self.sequence_length, self.rows_per_epoch = source.sequence_length, source.rows_per_epoch
-
-    def rows(self, start: int, count: int) -> Batch:
-        """This process's part of rows [start, start + count)."""
-        batch = self._source.rows(start, count)
-        mine = [k for k in range(count) if (start + k) % self._size == self._rank]
-        missing = -(-count // self._size) - len(mine)
-        index = torch.tensor(mine + [0] * missing)
-        targets = batch.targets[index]
-        targets[len(mine) :] = IGNORE
-        return Batch(batch.inputs[index], targets)
-
-    def describe(self) -> dict[str, Any]:
-        """As the whole source says."""
-        return self._source.describe()
-
-
-class _Reader:
-    """A thread that reads texts from a cursor on until it is stopped or meets an error."""
-
-    def __init__(self, client: FeedClient, log: str, cursor: int):
-        self.stop = threading.Event()
-        self.answers: queue.Queue[Delivery | Exception] = queue.Queue(READ_AHEAD)
-        self._client, self._log = client, log
-        # A daemon: a request that the feed keeps open must not keep the process from ending.
-        threading.Thread(target=self._work, args=(cursor,), name="feed", daemon=True).start()
-
-    def _work(self, cursor: int) -> None:
-        while True:
-            try:
-                delivery = self._client.read(self._log, cursor, self.stop)
-            except Exception as error:  # handed to who asks for rows, whatever it is
-                self._put(error)
-                return
-            if delivery is None or not self._put(delivery):
-                return
-            cursor = delivery.next
-
-    def _put(self, item: Delivery | Exception) -> bool:
-        while not self.stop.is_set():
+    def _put(self, answer: list[str] | Exception) -> None:
+        while not self._stopping.is_set():
             with contextlib.suppress(queue.Full):
-                self.answers.put(item, timeout=LOOK_S)
-                return True
-        return False
-
-
-def _check(state: FeedState, tokenizer: Tokenizer) -> None:
-    if state.tokenizer_sha256 != tokenizer.sha256:
-        raise HornbookError(
-            "this run was begun with another tokenizer",
-            where=tokenizer.path,
-            hint="Put the tokenizer.json of the first time there, or begin a new run",
-        )
+                self._answers.put(answer, timeout=LOOK_S)
+                return

@@ -27,6 +27,7 @@ def check_training(config: PretrainConfig, optimizer: OptimizerConfig) -> None:
         ("sample_every", config.sample_every >= 0, "0 (at the end) or more"),
         ("sample_tokens", config.sample_tokens >= 0, "0 or more"),
         ("log_every", config.log_every >= 1, "at least 1"),
+        ("epoch_steps", config.epoch_steps >= 0, "0 (one time through the data) or more"),
         ("checkpoint_every", config.checkpoint_every >= 0, "0 (at the end) or more"),
         ("checkpoint_minutes", config.checkpoint_minutes >= 0, "0 (only by steps) or more"),
         ("keep", config.keep >= 1, "at least 1"),

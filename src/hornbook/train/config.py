@@ -126,7 +126,8 @@ class PretrainConfig:
     `Epoch: 0003 Step count: 30 loss = 6.702834`."""
 
     epoch_steps: int = _horizon(0)
-    """Steps that count as an epoch in those lines and for a feed; 0: one pass over the data."""
+    """Steps that count as an epoch in those lines; 0: one pass over the data (a feed has no end:
+    1,000 steps)."""
 
     tensorboard: bool = _horizon(True)
     """Also write TensorBoard event files, where the `report` extra is installed."""

@@ -8,17 +8,17 @@ first checkpoint begins again at that very text, also where it was to begin with
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hornbook.errors import HornbookError
+from hornbook.errors import check_limits
 from hornbook.files import read_json, write_json
 from hornbook.tokenizer.tokenizer import Tokenizer
 from hornbook.tokens.config import DataConfig
-from hornbook.tokens.feed_client import FeedClient
+from hornbook.tokens.feed_client import FeedClient, check_address
 from hornbook.tokens.feed_packer import FeedState
 from hornbook.tokens.feed_source import FeedSource, first_state
 from hornbook.train.parallel import World
@@ -35,28 +35,17 @@ one that has no data, give up themselves after ten minutes (`parallel.TIMEOUT`).
 
 def check_feed(config: DataConfig, processes: int) -> None:
     """Refuse settings that a feed cannot have."""
-    refused = {
-        "mode": (config.mode != "chunks", "a feed's texts are trained on in their order", "chunks"),
-        "document_mask": (config.document_mask, "needs `packed`, a feed has `chunks`", "false"),
-        "sources": (bool(config.sources), "a feed takes the place of token folders", "[]"),
-        "feed_skip_lost": (
-            config.feed_skip_lost and processes > 1,
-            "several processes could go on at different texts",
-            "false",
-        ),
-    }
-    for name, (wrong, what, right) in refused.items():
-        if wrong:
-            raise HornbookError(what, where=f"data.{name}", hint=f"Set it to {right}")
-    _client(config, processes).close()  # which refuses a wrong address and wrong numbers
-
-
-def _client(config: DataConfig, processes: int) -> FeedClient:
-    assert config.feed is not None
-    patience = 60 * config.feed_give_up_minutes
-    if processes > 1:
-        patience = min(patience, LONGEST_TOGETHER_S)
-    return FeedClient(config.feed, batch=config.feed_batch, give_up_seconds=patience)
+    several = config.feed_skip_lost and processes > 1
+    limits = [
+        ("mode", config.mode == "chunks", "chunks: a feed's texts come in their order"),
+        ("document_mask", not config.document_mask, "false, as a feed has no mode `packed`"),
+        ("sources", not config.sources, "empty, as a feed takes the place of token folders"),
+        ("feed_batch", config.feed_batch >= 1, "at least 1"),
+        ("feed_give_up_minutes", 0 < config.feed_give_up_minutes < math.inf, "above 0"),
+        ("feed_skip_lost", not several, "false: several processes could go on at different texts"),
+    ]
+    check_limits(config, "data", limits)
+    check_address(config.feed or "")
 
 
 def open_feed(
@@ -66,9 +55,8 @@ def open_feed(
     rows_per_epoch: int,
     folder: Path,
     world: World,
-    lost: Callable[[int, int], None],
 ) -> FeedSource:
-    """The feed of a run, at the text that its first start began with.
+    """This process's rows of a feed, from the text that the run's first start began with.
 
     Args:
         config: with an address in `feed`.
@@ -77,26 +65,28 @@ def open_feed(
         rows_per_epoch: rows that are called an epoch.
         folder: of the stage.
         world: this process among those that train; process 0 asks the feed where to begin.
-        lost: told of texts that are gone, the numbers [first, next), in another thread.
 
     Raises:
         HornbookError: the feed is not there for too long, or is none.
     """
     check_feed(config, world.size)
-    client = _client(config, world.size)
-    begun: dict[str, Any] | None = None
+    patience = 60 * config.feed_give_up_minutes
+    if world.size > 1:
+        patience = min(patience, LONGEST_TOGETHER_S)
+    client = FeedClient(config.feed or "", batch=config.feed_batch, give_up_seconds=patience)
+    begun: dict[str, Any] = {}
     if world.is_main:
         begun = _begun(config, client, tokenizer, sequence_length, folder)
     begun = world.share(begun)
-    assert begun is not None
     return FeedSource(
         client,
         tokenizer,
         FeedState(**begun["start"]),
-        name=begun["cursor"] if world.is_main else "",
+        cursor=begun["cursor"],
         rows_per_epoch=rows_per_epoch,
         skip_lost=config.feed_skip_lost,
-        lost=lost,
+        rank=world.rank,
+        size=world.size,
     )
 
 
@@ -116,5 +106,5 @@ def _begun(
     run = re.sub(r"[^A-Za-z0-9._-]", "-", folder.resolve().parent.name)[:48]
     begun = {"cursor": f"{run}-{secrets.token_hex(4)}", "start": dataclasses.asdict(start)}
     write_json(path, begun)
-    client.keep_from(begun["cursor"], start.next)
+    client.keep_from(start.log, begun["cursor"], start.next)
     return begun

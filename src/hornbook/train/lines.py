@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,8 +21,8 @@ Show = Callable[[int, float], None]
 
 
 @contextlib.contextmanager
-def step_lines(folder: Path, epoch_steps: int, wanted: bool) -> Iterator[Show]:
-    """Shows steps as lines, where that is wanted.
+def step_lines(folder: Path, epoch_steps: int) -> Iterator[Show]:
+    """Shows steps as lines.
 
     What `train.log` has is made again from metrics.jsonl, which was cut back to the checkpoint: so
     the two agree after a crash, and when the length of an epoch changes.
@@ -31,25 +30,24 @@ def step_lines(folder: Path, epoch_steps: int, wanted: bool) -> Iterator[Show]:
     Args:
         folder: of the stage.
         epoch_steps: steps that count as an epoch.
-        wanted: else nothing is shown or written.
     """
-    if not wanted:
-        yield lambda step, loss: None
-        return
     path = folder / FILE
-    earlier = [line_of(step, loss, epoch_steps) for step, loss in _losses(folder)]
-    write_text(path, "".join(earlier))
-    with disk_errors(path), open(path, "a", encoding="utf-8") as file:
+    write_text(path, "".join(line_of(*each, epoch_steps) for each in _losses(folder)))
+    with disk_errors(path):
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
-        def show(step: int, loss: float) -> None:
-            line = line_of(step, loss, epoch_steps)
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            with disk_errors(path):
-                file.write(line)
-                file.flush()
+    def show(step: int, loss: float) -> None:
+        line = line_of(step, loss, epoch_steps)
+        print(line, end="", flush=True)
+        with disk_errors(path):
+            file.write(line)
+            file.flush()
 
+    try:
         yield show
+    finally:
+        with disk_errors(path):
+            file.close()
 
 
 def line_of(step: int, loss: float, epoch_steps: int) -> str:

@@ -116,12 +116,10 @@ class World:
         return self.rank * total // self.size, (self.rank + 1) * total // self.size
 
     def share_of(self, source: BatchSource) -> BatchSource:
-        """A source that gives, of each range of rows, this process's slice, or the part that a
-        source with a state of its own says."""
-        if self.size == 1:
+        """A source that gives, of each range of rows, this process's slice; one with a state of its
+        own does that itself."""
+        if self.size == 1 or isinstance(source, Resumable):
             return source
-        if isinstance(source, Resumable):
-            return source.share(self.rank, self.size)
         return _Slices(source, self)
 
     def check_rows(self, total: int) -> None:

@@ -93,12 +93,8 @@ def _pretrain(
             data, tokens, sequence_length, rows_per_step=rows, tokenizer_sha256=tokenizer.sha256
         )
     else:
-
-        def lost(first: int, end: int) -> None:
-            trainer.note("feed_lost", f"texts {first:,} to {end - 1:,} are lost: left out")
-
-        epoch = rows * (config.epoch_steps or EPOCH_STEPS)
-        source = open_feed(data, tokenizer, sequence_length, epoch, out, world, lost)
+        epoch = rows * EPOCH_STEPS
+        source = open_feed(data, tokenizer, sequence_length, epoch, out, world)
     validation = ValidationLoss(
         tokens, sequence_length, config.evaluate_tokens, verify=data.verify, world=world
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from hornbook.errors import HornbookError
 from hornbook.tokens.batch import Batch, BatchSource, Resumable
@@ -32,22 +34,28 @@ class Supply:
         note: for the bar, what share of the last steps' time a feed is waited for, if too much.
     """
 
-    def __init__(self, source: BatchSource, world: World):
-        self.source, self._world = world.share_of(source), world
+    def __init__(self, source: BatchSource, rows_per_step: int, world: World):
+        world.check_rows(rows_per_step)
+        self.source, self._rows, self._world = world.share_of(source), rows_per_step, world
         self._feed = source if isinstance(source, Resumable) else None
         self.note = ""
         self._waits: deque[tuple[float, float]] = deque(maxlen=WAIT_WINDOW)
         self._quiet_until = 0
         self._begun = False
 
-    def rows(self, start: int, count: int) -> Batch:
-        """Rows to try things with. Raises KeyboardInterrupt where `stop` was called."""
-        try:
-            return self.source.rows(start, count)
-        except Stopped:
-            raise KeyboardInterrupt from None
+    def trial_rows(self, step: int, vocabulary: int) -> Batch:
+        """Rows as those after `step` finished steps, to try things with.
 
-    def stop(self) -> None:
+        Where there is a feed they are random: nobody waits for it before there is a step to do, and
+        a run that has none left goes without.
+        """
+        if self._feed is None:
+            return self.source.rows(step * self._rows, self._rows)
+        shape = (-(-self._rows // self._world.size), self.source.sequence_length + 1)
+        ids = torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(0))
+        return Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+
+    def close(self) -> None:
         """No more rows are wanted: whoever waits for some is let go."""
         if self._feed is not None:
             self._feed.stop()
@@ -62,6 +70,13 @@ class Supply:
             oldest: the oldest checkpoint that is kept.
             folder: of the stage, for errors.
         """
+        if stored and stored["rows_per_step"] != self._rows:
+            raise HornbookError(
+                f"was trained with {stored['rows_per_step']} rows a step, not {self._rows}",
+                where=folder,
+                hint="Keep pretrain.global_batch_tokens and the sequence length, or use another "
+                "run directory",
+            )
         if stored and ("data" in stored) != (self._feed is not None):
             raise HornbookError(
                 f"was begun {'with' if 'data' in stored else 'without'} a feed",
@@ -73,41 +88,39 @@ class Supply:
                 self._feed.take_up(stored["data"])
             self._feed.durable(oldest.state()["data"] if oldest else self._feed.state_at(0))
 
-    def values(self, row: int) -> dict[str, Any]:
-        """What a checkpoint before `row` has to hold."""
-        if self._feed is None:
-            return {}
-        state = self._feed.state_at(row)
-        if not self._world.is_main:  # process 0 does it when the checkpoint is whole
-            self._feed.durable(state)
-        return {"data": state}
+    def values(self, step: int) -> dict[str, Any]:
+        """What a checkpoint after `step` finished steps has to hold."""
+        row = step * self._rows
+        state = {} if self._feed is None else {"data": self._feed.state_at(row)}
+        return {"rows": row, "rows_per_step": self._rows, **state}
 
     def whole(self, oldest: Checkpoint) -> None:
         """A checkpoint has become whole, and this is the oldest one now."""
         if self._feed is not None:
             self._feed.durable(oldest.state()["data"])
 
+    def release(self) -> None:
+        """The run is done: a feed need not keep its texts any longer."""
+        if self._feed is not None:
+            self._feed.release()
+
     # -------------------------------------------------------------------- while training
 
     @contextlib.contextmanager
     def batches(
-        self,
-        requests: Iterable[tuple[int, int]],
-        device: str,
-        depth: int,
-        weigh: Callable[[Batch], float],
+        self, first: int, last: int, device: str, depth: int, weigh: Callable[[Batch], float]
     ) -> Iterator[Prefetcher]:
-        """The batches of these requests, prepared ahead (see `Prefetcher`); `stop` at the end, for
-        else it would wait for what it is reading."""
-        prefetcher = Prefetcher(self.source, requests, device=device, depth=depth, weigh=weigh)
-        with prefetcher:
-            try:
-                yield prefetcher
-            finally:
-                self.stop()
+        """The batches of steps [first, last), prepared ahead (see `Prefetcher`)."""
+        rows = self._rows
+        requests = ((row, rows) for row in range(first * rows, last * rows, rows))
+        with (
+            Prefetcher(self.source, requests, device=device, depth=depth, weigh=weigh) as batches,
+            contextlib.closing(self),  # else the prefetcher would end what it is reading first
+        ):
+            yield batches
 
     def next_batch(self, batches: Prefetcher) -> Batch | None:
-        """The next batch; None where `stop` was called in any process.
+        """The next batch; None where `close` was called in any process.
 
         Raises:
             FeedGone: in all processes, where the feed of one of them gives no more.
@@ -131,6 +144,11 @@ class Supply:
             what, where, hint = self._world.share(words, int(failed))
             raise FeedGone(what, where=where, hint=hint) from failure
         return None if stopped else batch
+
+    def gaps(self) -> list[str]:
+        """Of texts that are lost and were left out, what to say; each once."""
+        gaps = [] if self._feed is None else self._feed.gaps()
+        return [f"texts {first:,} to {end - 1:,} are lost: left out" for first, end in gaps]
 
     def waited(self, step: int, waited: float, seconds: float) -> str | None:
         """Take in a step, which took `seconds` with the waiting; in words, that it is too much."""

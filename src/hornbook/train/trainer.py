@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import queue
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 
 import torch
 
-from hornbook.errors import HornbookError
 from hornbook.model.count import flops_per_token
 from hornbook.model.decoder import Decoder
 from hornbook.optim.config import OptimizerConfig
@@ -33,7 +31,7 @@ from hornbook.train.check import check_training
 from hornbook.train.checkpoint import CheckpointStore
 from hornbook.train.checkpoint_files import checkpoint_name
 from hornbook.train.config import PretrainConfig
-from hornbook.train.lines import step_lines
+from hornbook.train.lines import Show, step_lines
 from hornbook.train.machine import pick_device
 from hornbook.train.measure import Evaluate, Sample, Submitted, evaluating, first_sample
 from hornbook.train.metrics import open_log
@@ -93,8 +91,8 @@ class Trainer:
     ):
         check_training(config, optimizer_config)
         self._model, self._objective = model, objective
-        self._supply, self._world = Supply(source, world), world
-        self._notes: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self._rows = horizon.rows_per_step(config, source.sequence_length)
+        self._supply, self._world = Supply(source, self._rows, world), world
         self._sharing = Sharing(world, config, optimizer_config)
         self._config, self._optimizer_config, self._folder = config, optimizer_config, folder
         self._evaluate, self._sample, self._prefetch = evaluate, sample, prefetch
@@ -102,8 +100,6 @@ class Trainer:
             folder / "checkpoints", config.keep, config.mirror, attachments, world,
             told=self._supply.whole,
         )  # fmt: skip
-        self._rows = horizon.rows_per_step(config, source.sequence_length)
-        world.check_rows(self._rows)
         self._tokens_per_step = self._rows * source.sequence_length
         self._submitted: Submitted | None = None
 
@@ -118,7 +114,7 @@ class Trainer:
         self._began = time.perf_counter()
         config, world = self._config, self._world
         with contextlib.ExitStack() as stack:
-            interrupt = stack.enter_context(Interrupt(self._supply.stop))
+            interrupt = stack.enter_context(Interrupt(self._supply.close))
             stack.enter_context(settings_restored())
             stack.enter_context(reproducible(config.deterministic))
             checkpoint = self._store.latest()
@@ -128,10 +124,9 @@ class Trainer:
                 open_log(self._folder, self._state, config.tensorboard, world.is_main)
             )
             epoch = config.epoch_steps or max(1, self._supply.source.rows_per_epoch // self._rows)
-            lines = step_lines(
-                self._folder, epoch, wanted=config.log_style == "lines" and world.is_main
-            )
-            self._show = stack.enter_context(lines)
+            self._show: Show | None = None
+            if config.log_style == "lines" and world.is_main:
+                self._show = stack.enter_context(step_lines(self._folder, epoch))
             self._set_up(stored)
             if checkpoint:
                 self._store.load(checkpoint, self._model, self._optimizer)
@@ -142,37 +137,24 @@ class Trainer:
             except NotFinite as error:
                 self._log.event(error.step, "nan", str(error))
                 raise
+            if reason != "interrupted":
+                self._supply.release()
+        state = self._state
         return Outcome(
-            reason=reason,
-            step=self._state.step,
-            total_steps=self._total_steps,
-            tokens=self._tokens,
-            seconds=self._state.seconds,
-            loss=self._state.watch.mean() if self._state.step else None,
-            validation=self._state.validation,
-            checkpoint=checkpoint_name(self._state.step),
-        )
+            reason, state.step, self._total_steps, self._tokens, state.seconds,
+            loss=state.watch.mean() if state.step else None,
+            validation=state.validation, checkpoint=checkpoint_name(state.step),
+        )  # fmt: skip
 
     @property
     def micro_batch(self) -> int:
         """Rows of a forward pass, once `fit` has chosen them."""
         return self._machine.micro_batch(max(1, self._state.step))
 
-    def note(self, kind: str, message: str) -> None:
-        """From any thread: an event to be written down before the next step."""
-        self._notes.put((kind, message))
-
     # ----------------------------------------------------------------------- before the first step
 
     def _take_up(self, stored: dict[str, Any]) -> None:
         """Go on from a checkpoint's state, or from nothing."""
-        if stored and stored["rows_per_step"] != self._rows:
-            raise HornbookError(
-                f"was trained with {stored['rows_per_step']} rows a step, not {self._rows}",
-                where=self._folder,
-                hint="Keep pretrain.global_batch_tokens and the sequence length, or use another "
-                "run directory",
-            )
         self._state = RunState.from_json(stored) if stored else RunState()
         self._supply.take_up(stored, self._store.oldest(), self._folder)
         self._saved_step = self._state.step if stored else -1
@@ -199,7 +181,8 @@ class Trainer:
 
     def _choose_machine(self, device: torch.device, stored: dict[str, Any]) -> Forward:
         """The choices that this start trains with."""
-        batch = self._supply.rows(self._state.step * self._rows, self._rows).to(device)
+        rows = self._supply.trial_rows(self._state.step, self._model.config.vocabulary)
+        batch = rows.to(device)
         trial = Trial(self._model, self._objective, batch, device, self._world)
         self._machine, forward, difference = choose_machine(
             self._config, trial, self._optimizer, self._folder, stored
@@ -240,7 +223,7 @@ class Trainer:
 
     def _calibrate(self, stepper: Stepper) -> float:
         """Seconds of a step."""
-        batch = self._supply.rows(self._state.step * self._rows, self._rows)
+        batch = self._supply.trial_rows(self._state.step, self._model.config.vocabulary)
         weight = self._share_of_weight(self._objective.weight(batch))
         set_learning_rate(self._optimizer, 0.0)
         step = self._state.step + 1
@@ -259,12 +242,11 @@ class Trainer:
 
     def _train(self, interrupt: Interrupt) -> Reason:
         """Step after step, until there is a reason to end; the last state is saved then."""
-        rows, first, last = self._rows, self._state.step, self._total_steps
-        requests = ((row, rows) for row in range(first * rows, last * rows, rows))
+        first, last = self._state.step, self._total_steps
         device, weigh = self._machine.device, self._objective.weight
         hidden = self._config.log_style == "lines"
         with (
-            self._supply.batches(requests, device, self._prefetch, weigh) as batches,
+            self._supply.batches(first, last, device, self._prefetch, weigh) as batches,
             bar("training", last, hidden=hidden) as shown,
         ):
             shown.restart(first, last)
@@ -291,15 +273,14 @@ class Trainer:
         """
         state, config = self._state, self._config
         self._store.check()
-        while not self._notes.empty():
-            self._event(*self._notes.get())
+        for gap in self._supply.gaps():
+            self._event("feed_lost", gap)
         if state.step % COLLECT_EVERY == 0:
             gc.collect()
         unknown = state.step == 0 and state.watch.initial_validation is None
         if self._evaluate and unknown and is_relative(config.stop_at_loss):
             self._run_evaluation(self._evaluate, shown)
-        validation = state.validation.get("validation_loss")
-        target = state.watch.reached(config.stop_at_loss, validation)
+        target = self._target_reached()
         last = state.step >= self._total_steps or target is not None
         intervals = (
             (config.evaluate_every, state.evaluated),
@@ -311,10 +292,8 @@ class Trainer:
         self._drain(shown)
         if self._evaluate and self._due(config.evaluate_every, state.evaluated, last):
             self._run_evaluation(self._evaluate, shown)
-        target = target or state.watch.reached(
-            config.stop_at_loss, state.validation.get("validation_loss")
-        )
-        last = last or target is not None
+            target = target or self._target_reached()
+            last = last or target is not None
         if self._sample and self._due(config.sample_every, state.sampled, last):
             self._take_samples(self._sample, shown)
         if target and state.step != self._saved_step:
@@ -324,6 +303,11 @@ class Trainer:
         if not last:
             return None
         return "target" if target else "finished"
+
+    def _target_reached(self) -> str | None:
+        """In words, that the loss to stop at is reached; None: it is not."""
+        validation = self._state.validation.get("validation_loss")
+        return self._state.watch.reached(self._config.stop_at_loss, validation)
 
     def _next_batch(self, batches: Prefetcher, shown: Bar) -> Batch | None:
         """The batch of the next step; None where asked to stop while waiting for it.
@@ -351,13 +335,9 @@ class Trainer:
         set_learning_rate(self._optimizer, rate)
         rows = (state.step * self._rows, (state.step + 1) * self._rows)
         step = state.step + 1
+        weight = self._share_of_weight(batches.weight)
         pending = self._stepper.step(
-            step,
-            batch,
-            self._machine.micro_batch(step),
-            self._share_of_weight(batches.weight),
-            rows=rows,
-            smaller=self._shrink,
+            step, batch, self._machine.micro_batch(step), weight, rows=rows, smaller=self._shrink
         )
         state.step = step
         before = self._submitted
@@ -383,7 +363,8 @@ class Trainer:
         if step % self._config.log_every == 0 or step == self._total_steps:
             numbers = submitted.record(report, speed, self._mfu_per_speed, self._machine)
             self._log.numbers({**self._position(step), **numbers})
-            self._show(step, report.loss)
+            if self._show:
+                self._show(step, report.loss)
         self._watch_loss(step, report)
         slow = self._supply.waited(step, submitted.waited, seconds)
         if slow:
@@ -449,10 +430,8 @@ class Trainer:
             state.scaler = self._stepper.precision.state()
             values = {
                 **dataclasses.asdict(state),
-                **self._supply.values(state.step * self._rows),
+                **self._supply.values(state.step),
                 "tokens": self._tokens,
-                "rows": state.step * self._rows,
-                "rows_per_step": self._rows,
                 "total_steps": self._total_steps,
                 "machine": dataclasses.asdict(self._machine),
             }
