@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,20 @@ def read_json(path: Path) -> Any:
         raise HornbookError("no such file", where=path) from None
     except (ValueError, UnicodeDecodeError) as error:
         raise HornbookError(f"is not readable as JSON ({error})", where=path) from error
+
+
+def json_objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
+    """The object of each line of a .jsonl file; None for one that cannot be read, unless it is the
+    last and without its end: another process may be writing it at this moment."""
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            yield value
+        elif line.strip() and line.endswith(b"\n"):
+            yield None
 
 
 def read_list(path: Path) -> list[str]:

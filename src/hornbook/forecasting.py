@@ -68,6 +68,8 @@ def forecast_run(run: RunDirectory, recipe: Recipe) -> Forecast:
     limits = [
         ("bootstrap", config.bootstrap >= 100, "at least 100"),
         ("price", (config.price or 0) >= 0, "0 or more"),
+        ("seed", config.seed >= 0, "0 or more"),
+        ("target_loss", config.target_loss is None or config.target_loss > 0, "above 0"),
     ]
     check_limits(config, "forecast", limits)
     if config.reference and config.target_loss is not None:
@@ -84,17 +86,18 @@ def forecast_run(run: RunDirectory, recipe: Recipe) -> Forecast:
         curve.now, totals.bytes / max(1, totals.tokens), recipe.optimizer.kind == "muon",
     )  # fmt: skip
     target: float | Reference | None = config.target_loss
-    own_loss = None
+    apart = 0.0
     if config.reference:
         texts = documents_to_measure(
             evaluation_texts(recipe, [run.folder("prepare") / "validation"])
         )
-        own, _ = measure(run.path, texts, recipe.evaluate)
-        own_loss = own.loss
+        own, step = measure(run.path, texts, recipe.evaluate)
+        # The newest checkpoint is older than the newest loss, where the run is still training.
+        apart = curve.loss_at(step or 0) - own.loss
         target = reference_of(config.reference, texts, own, place, recipe.evaluate)
     devices = _devices(run, recipe, curve, model)
     return forecast(
-        curve, config.column, target, place, own_loss, devices, config.bootstrap, config.seed
+        curve, config.column, target, place, apart, devices, config.bootstrap, config.seed
     )
 
 
@@ -105,6 +108,7 @@ def _devices(run: RunDirectory, recipe: Recipe, curve: Curve, model: ModelConfig
 
     machine = read_json(run.folder("pretrain") / "machine.json")
     wishes = wishes_of(recipe, model)
+    wishes = dataclasses.replace(wishes, gpus=max(wishes.gpus, machine.get("processes", 1)))
     config = recipe.forecast
     return costs(
         curve.tokens_per_second, str(machine.get("device_name", "")), model, wishes, config.gpu,
@@ -125,31 +129,50 @@ def lines(found: Forecast) -> list[str]:
     out = [
         f"now           {found.loss:.3f} {found.unit} after {number(found.tokens)} tokens",
         f"floor         {three(found.floor)}: what this curve comes near and never reaches",
-        f"exponent      {three(found.exponent)}",
-        *(
-            f"at {number(each['tokens']):<11}{three(each['loss'])}    80 % band"
-            for each in found.ahead
-        ),
+        f"exponent      {three(found.exponent)}: how fast it comes near",
+        *(f"at {number(each['tokens']):<11}{_beside_laws(each)}" for each in found.ahead),
+        "              in brackets: where 80 % of the curves lie that the data allow",
     ]
     if found.target is not None:
         named = f" ({found.target_name})" if found.target_name else ""
         out += ["", f"target        {found.target:.3f}{named}"]
         out += [f"              {found.target_note}"] if found.target_note else []
         out += _answer(found)
+        out += ["published laws, calibrated here:"] if found.laws else []
         out += [
             f"  {more(law['tokens']):<18}by {law['name']} ({law['source']})" for law in found.laws
         ]
-        known = [law["tokens"] for law in found.laws if law["tokens"]] + found.total[1:2]
-        if found.outcome == "expected" and len(known) > 1:
-            factor = max(known) / min(known)
-            out.append(f"  in all tokens they disagree by a factor of {factor:.1f}")
+        out += _disagreement(found)
+        out += ["time:"] if found.costs else []
         for cost in found.costs:
             low, middle, high = ("no end seen" if h is None else duration(h) for h in cost["hours"])
             money = cost["dollars"][1]
-            price = "" if money is None else f", ${money:,.2f}"
+            price = "" if money is None else f", ${max(money, 0.01):,.2f}"
             mark = "as measured" if cost["measured"] else "by plan"
             out.append(f"  {cost['device']:<18}{middle} ({low} to {high}){price}, {mark}")
     return [*out, "", *(f"note: {note}" for note in found.notes)]
+
+
+def _beside_laws(each: dict[str, Any]) -> str:
+    """The loss after so many tokens, and what laws say of it: outside the band they disagree."""
+    low, middle, high = each["loss"]
+    said = f"{middle:.3f} ({low:.3f} to {high:.3f})"
+    laws = each["laws"].values()
+    if not laws:
+        return said
+    word = "agree" if low <= min(laws) and max(laws) <= high else "disagree"
+    return f"{said}    published laws {word}: {min(laws):.3f} to {max(laws):.3f}"
+
+
+def _disagreement(found: Forecast) -> list[str]:
+    known = [law["tokens"] for law in found.laws if law["tokens"]]
+    if not known:
+        return []
+    middle = found.total[1]
+    if middle is None:
+        return ["  they disagree with the run's own curve, which the answer above is by"]
+    factor = max(*known, middle) / min(*known, middle)
+    return [f"  in all tokens, they and the run's own curve differ by a factor of {factor:.1f}"]
 
 
 def _answer(found: Forecast) -> list[str]:
@@ -176,4 +199,6 @@ def _answer(found: Forecast) -> list[str]:
         smallest, largest = number(min(sizes)), number(max(sizes))
         wanted = smallest if smallest == largest else f"{smallest} to {largest}"
         said.append(f"              a larger model is needed, of about {wanted} parameters")
+    elif found.sizes:
+        said.append("              by the published laws no size of model gets there")
     return said

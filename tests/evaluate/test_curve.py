@@ -88,12 +88,19 @@ def test_the_validation_before_the_first_step_has_no_place(tmp_path: Path) -> No
     assert len(read_curve(path).loss) == 1000
 
 
+def test_the_loss_at_an_older_step(tmp_path: Path) -> None:
+    """A checkpoint's, when the run has gone on since."""
+    curve = read_curve(metrics(tmp_path, 600, "constant"))
+    assert curve.loss_at(300) == pytest.approx(curve.loss[250:300].mean())
+    assert curve.loss_at(600) == curve.now and curve.loss_at(0) == curve.loss[0]
+
+
 def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(HornbookError, match="nothing is trained here yet"):
         read_curve(tmp_path / "metrics.jsonl")
     path = write_metrics(tmp_path / "metrics.jsonl", np.full(5, np.nan), np.full(5, 1e-3))
-    with pytest.raises(HornbookError, match="0 losses that are numbers"):
+    with pytest.raises(HornbookError, match="0 losses in it are numbers"):
         read_curve(path)
     path.write_text("")
-    with pytest.raises(HornbookError, match="at least 200 steps"):
+    with pytest.raises(HornbookError, match="at least 200 of them"):
         read_curve(path)

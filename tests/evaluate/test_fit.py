@@ -98,6 +98,24 @@ def test_spikes_do_not_matter() -> None:
     assert ensemble(x, spiked, PER_PARAMETER, False, 100, 1, 50).spikes >= 30
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_jump_in_the_middle_of_a_bin() -> None:
+    """All of such a bin is far from its median: it is left out, and not divided by nothing."""
+    x = tokens(STEPS)
+    y = Known(2.0, 1.0, 0.3, x[-1], 0.003, 0.0).measured(x, 1)
+    for place in range(600, 609):
+        made = ensemble(x, y + (np.arange(STEPS) >= place), PER_PARAMETER, False, 100, 1, 50)
+        assert np.isfinite(made.at(3 * x[-1])).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_that_are_flat_never_get_lower() -> None:
+    """Late runs with Muon: among the slopes that are drawn are some of zero."""
+    x = tokens(STEPS)
+    made = ensemble(x, drawn(1, STEPS).measured(x, 1), SEEN[1], True, 400, 1, 50)
+    assert (made.scales == 0).any() and np.isinf(made.crossing(0.1)).all()
+
+
 def test_slopes_come_near_those_that_runs_had() -> None:
     """Early a slow curve gets faster, late a fast one slower; beyond what was seen no more so."""
     slow, fast = np.array([0.05]), np.array([0.15])

@@ -61,6 +61,9 @@ def test_a_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--target-loss", "3", "--reference", "gpt2"], "both given"),
         (["--forecast.bootstrap", "5"], "at least 100"),
+        (["--forecast.seed", "-1"], "0 or more"),
+        (["--target-loss", "0"], "above 0"),
+        (["--reference", "models/gpt2"], "no directory"),
         (["--reference", "gpt7"], "no model of which a number is known"),
         (["--forecast.gpu", "h900"], "no GPU 'h900'"),
     ],

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from hornbook.evaluate.laws import LAWS, Place, loss_of, size_for, tokens_for
+from hornbook.evaluate.laws import LAWS, Place, loss_after, loss_of, size_for, tokens_for
 from hornbook.plan.loss import hoffmann
 
 PLACE = Place(parameters=124e6, blocks=85e6, tokens=2e9, loss=3.6, token_bytes=4.5)
@@ -35,6 +35,7 @@ def test_only_differences_count(law: object) -> None:
     assert tokens_for(law, PLACE, target) == pytest.approx(6e9)
     # A floor that lies elsewhere, with the text, changes nothing.
     assert tokens_for(replace(law, floor=9.0), PLACE, target) == pytest.approx(6e9)
+    assert loss_after(law, PLACE, 6e9) == pytest.approx(target)
     assert math.isinf(tokens_for(law, PLACE, 1.0))
 
 

@@ -12,10 +12,8 @@ under the rate (`exposure`), which is what arXiv:2408.11029 puts in the tokens' 
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hornbook.errors import HornbookError
+from hornbook.files import json_objects
 
 Column = npt.NDArray[np.float64]
 
@@ -34,6 +33,9 @@ FULL_RATE, HALF_RATE = 0.99, 0.5
 """Shares of the peak rate: above the first a rate counts as constant; of a rate that falls all the
 way, what is above the second is fitted."""
 
+FEWEST = {"loss": 200, "validation": 20}
+"""Losses without which nothing is forecast."""
+
 SHORT_PLATEAU = 0.25
 """A constant part shorter than this share of the run is the top of a falling rate."""
 
@@ -42,6 +44,7 @@ SHORT_PLATEAU = 0.25
 class Curve:
     """Loss against tokens; every column is `[points]`, in the order of training."""
 
+    steps: Column
     tokens: Column
     """Trained on when the loss was measured."""
     exposure: Column
@@ -66,7 +69,12 @@ class Curve:
     @property
     def now(self) -> float:
         """The loss at the end of the curve."""
-        return float(self.loss[-self.averaged :].mean())
+        return self.loss_at(math.inf)
+
+    def loss_at(self, step: float) -> float:
+        """The mean of the last losses up to a step."""
+        end = max(1, int(np.searchsorted(self.steps, step, side="right")))
+        return float(self.loss[max(0, end - self.averaged) : end].mean())
 
 
 def read_curve(metrics: Path, column: Literal["loss", "validation"] = "loss") -> Curve:
@@ -90,8 +98,8 @@ def read_curve(metrics: Path, column: Literal["loss", "validation"] = "loss") ->
     count = min(int(good.sum()), len(training["step"]))
     if count < 3:
         raise HornbookError(
-            f"has {count} losses that are numbers, too few to forecast anything",
-            where=metrics, hint="Train on; a forecast needs at least 200 steps",
+            f"{count} losses in it are numbers, too few to forecast anything", where=metrics,
+            hint=f"Train on; a forecast needs at least {FEWEST[column]} of them",
         )  # fmt: skip
     if column == "validation":
         exposure = np.interp(tokens, training["tokens"], exposure)
@@ -103,6 +111,7 @@ def read_curve(metrics: Path, column: Literal["loss", "validation"] = "loss") ->
     speeds = speeds[np.isfinite(speeds)]
     steps = np.diff(training["tokens"]) / np.maximum(1, np.diff(training["step"]))
     return Curve(
+        steps=table["step"][good],
         tokens=tokens[good],
         exposure=exposure[good],
         loss=loss[good],
@@ -150,7 +159,14 @@ def _tables(metrics: Path) -> tuple[dict[str, Column], dict[str, Column], int]:
     }
     rows: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in wanted}
     unreadable = 0
-    for line in _lines(metrics):
+    try:
+        lines = metrics.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        raise HornbookError(
+            "no such file: nothing is trained here yet", where=metrics,
+            hint="`hornbook forecast` takes a run directory such as runs/quickstart",
+        ) from None  # fmt: skip
+    for line in json_objects(lines):
         if line is None:
             unreadable += 1
             continue
@@ -171,26 +187,6 @@ def _tables(metrics: Path) -> tuple[dict[str, Column], dict[str, Column], int]:
             zip((n.removeprefix("validation_") for n in names), columns, strict=True)
         )
     return tables["training"], tables["validation"], unreadable
-
-
-def _lines(metrics: Path) -> Iterator[dict[str, Any] | None]:
-    """Each line's object; None for one that cannot be read, unless it is still being written."""
-    try:
-        with open(metrics, "rb") as handle:
-            for line in handle:
-                try:
-                    value = json.loads(line)
-                except ValueError:
-                    value = None
-                if isinstance(value, dict):
-                    yield value
-                elif line.strip() and line.endswith(b"\n"):
-                    yield None
-    except FileNotFoundError:
-        raise HornbookError(
-            "no such file: nothing is trained here yet", where=metrics,
-            hint="`hornbook forecast` takes a run directory such as runs/quickstart",
-        ) from None  # fmt: skip
 
 
 def _number(value: Any) -> float:

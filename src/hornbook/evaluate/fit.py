@@ -128,7 +128,7 @@ class Ensemble:
     def crossing(self, target: float) -> Column:
         """`[curves]`: tokens after which each is at the target, the last fitted ones at least;
         infinite: never, or after more than `FARTHEST` times as many."""
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # a curve may be flat: scale 0
             left = np.log(np.maximum(target - self.floors, 0)) - np.log(self.scales)
         logs = np.where(target >= self.floors + self.scales, 0.0, -left / self.exponents)
         near = logs <= math.log(FARTHEST)
@@ -197,8 +197,9 @@ def _binned(x: Column, y: Column) -> Binned:
     crowded = len(x) >= FEWEST_IN_BIN * bins
     good = away <= SPIKE * NORMAL_MAD * np.median(away) if crowded else np.ones(len(x), bool)
     counts = np.bincount(labels[good], minlength=bins)
-    means = np.bincount(labels[good], np.log(x[good]), minlength=bins) / counts
-    losses = np.bincount(labels[good], y[good], minlength=bins) / counts
+    kept = counts > 0  # where the loss jumps within a bin, all of it is far from the median
+    means = np.bincount(labels[good], np.log(x[good]), minlength=bins)[kept] / counts[kept]
+    losses = np.bincount(labels[good], y[good], minlength=bins)[kept] / counts[kept]
     return Binned(np.exp(means) / unit, losses, unit, int(len(y) - good.sum()))
 
 

@@ -18,13 +18,10 @@ import numpy as np
 
 from hornbook.errors import HornbookError
 from hornbook.evaluate.cost import Cost
-from hornbook.evaluate.curve import Curve
+from hornbook.evaluate.curve import FEWEST, Curve
 from hornbook.evaluate.fit import FARTHEST, FIRST_SHARE, SEEN, Ensemble, ensemble
-from hornbook.evaluate.laws import LAWS, Place, size_for, tokens_for, within
+from hornbook.evaluate.laws import LAWS, Place, loss_after, size_for, tokens_for, within
 from hornbook.evaluate.reference import Reference
-
-FEWEST = {"loss": 200, "validation": 20}
-"""Points without which nothing is forecast."""
 
 LEAST_SPAN = 8.0
 """Ratio of the last to the first fitted tokens below which nothing is forecast."""
@@ -35,8 +32,13 @@ AHEAD = (2.0, 5.0, 10.0)
 SHARES = (0.1, 0.5, 0.9)
 """Of the ensemble: the band is that of 80 %."""
 
-POINTS = 400
-"""Of the curve in the picture."""
+POINTS, DRAWN_FROM = 400, 0.03
+"""Of the curve in the picture; and the share of the tokens at which it begins: the fall from the
+first losses would press everything that matters flat."""
+
+STRAYED = 0.03
+"""Share of the loss, and at least the whole width of the band, by which the last losses may lie
+beside the fitted curve before that is said. The first round's twelve fits: at most 1.04 widths."""
 
 Outcome = Literal["none", "reached", "expected", "far", "never"]
 
@@ -81,10 +83,10 @@ def check_enough(curve: Curve, column: Literal["loss", "validation"]) -> None:
     if count:
         tokens = max(tokens, LEAST_SPAN * exposure[0] - exposure[-1])
     steps = max(1, math.ceil(tokens / curve.tokens_per_step))
-    what = "steps" if column == "loss" else "evaluations"
+    what = "losses" if column == "loss" else "evaluations"
     raise HornbookError(
-        f"{count} {what} at a constant rate, over a {span:.1f}-fold range of tokens, are too few to"
-        f" forecast from: {fewest} and an {LEAST_SPAN:g}-fold range are needed",
+        f"too few to forecast from: {count} {what} at a constant rate, over a {span:.1f}-fold range"
+        f" of tokens; {fewest} and an {LEAST_SPAN:g}-fold range are needed",
         where="forecast",
         hint=f"Train about {steps:,} steps more ({tokens:,.0f} tokens) before the rate falls",
     )
@@ -92,27 +94,37 @@ def check_enough(curve: Curve, column: Literal["loss", "validation"]) -> None:
 
 def forecast(
     curve: Curve, column: Literal["loss", "validation"], target: float | Reference | None,
-    place: Place, own_loss: float | None, devices: list[Cost], times: int, seed: int,
+    place: Place, apart: float, devices: list[Cost], times: int, seed: int,
 ) -> Forecast:  # fmt: skip
     """Fit the curve, and say when it reaches the target.
 
     Args:
         curve: of the run.
         column: what the curve is of.
-        target: nats a token of the curve; or a reference, measured as `own_loss` is.
+        target: nats a token of the curve; or a reference, on the validation documents.
         place: the run's size and tokens.
-        own_loss: the run's loss on the documents of the reference.
+        apart: nats by which the curve lies above the run's loss on those documents.
         devices: what the time is said for.
         times: refits for the interval.
         seed: of the resampling.
+
+    Raises:
+        HornbookError: there are too few losses, or they do not fall.
     """
     check_enough(curve, column)
     x, y = curve.exposure[curve.fitted], curve.loss[curve.fitted]
     made = ensemble(x, y, x[-1] / place.blocks, place.muon, times, seed, curve.averaged)
+    if made.best.scale == 0:
+        raise HornbookError(
+            "the loss does not fall over what is fitted, so there is no curve to follow",
+            where="forecast",
+            hint="Look at it in the report: a learning rate that is too high, or damaged data?",
+        )
     now = curve.now
     gain = made.best.loss(float(curve.exposure[-1])) - now if curve.annealed else None
-    # As many tokens as there were besides those at the full rate.
-    beyond = float(curve.tokens[curve.fitted][-1] - x[-1])
+    # So many tokens do not count as ones at the full rate: what warm-up and a falling rate took.
+    # Counted up to now, so that the forecast for the tokens so far is the loss so far.
+    beyond = float(curve.tokens[-1] - curve.exposure[-1])
     found = Forecast(
         unit="nats a token",
         tokens=float(curve.tokens[-1]),
@@ -120,15 +132,14 @@ def forecast(
         floor=_three(np.maximum(made.floors - (gain or 0.0), 0.0)),
         exponent=_three(made.exponents),
         gain=gain,
-        ahead=[_ahead(made, factor, curve, beyond, gain or 0.0) for factor in AHEAD],
+        ahead=[_ahead(made, factor, place, beyond, gain or 0.0) for factor in AHEAD],
         notes=_notes(curve, made, gain, place),
     )
     if isinstance(target, Reference):
-        assert own_loss is not None, "a reference is compared with the run's own loss"
-        # Validation and training loss differ; the curve is moved by what they differ here.
-        found.target = target.loss - own_loss + now
+        # Validation and training loss differ; the target is moved by what they differ here.
+        found.target = target.loss + apart
         found.target_name, found.target_note = target.name, target.note
-        span = [target.low - own_loss + now, target.high - own_loss + now]
+        span = [target.low + apart, target.high + apart]
     else:
         found.target, span = target, []
     if found.target is not None:
@@ -173,20 +184,28 @@ def _cross(
 
 
 def _ahead(
-    made: Ensemble, factor: float, curve: Curve, beyond: float, gain: float
+    made: Ensemble, factor: float, place: Place, beyond: float, gain: float
 ) -> dict[str, Any]:
-    tokens = factor * float(curve.tokens[-1])
-    low, middle, high = made.at(tokens - beyond, SHARES) - gain
-    return {"tokens": tokens, "loss": [float(low), float(middle), float(high)]}
+    tokens = factor * place.tokens
+    losses = [float(value) for value in made.at(tokens - beyond, SHARES) - gain]
+    # Before a law's range its differences are absurd: they would take a young run below zero.
+    laws = {law.name: loss_after(law, place, tokens) for law in LAWS} if within(place) else {}
+    return {"tokens": tokens, "loss": losses, "laws": laws}
 
 
 def _notes(curve: Curve, made: Ensemble, gain: float | None, place: Place) -> list[str]:
-    notes = [f"{count:,} points left out: {why}" for why, count in curve.dropped.items()]
-    if made.spikes:
-        notes.append(f"{made.spikes:,} points left out: far from their neighbours")
+    left_out = curve.dropped | ({"far from their neighbours": made.spikes} if made.spikes else {})
+    notes = [f"losses left out: {count:,} ({why})" for why, count in left_out.items()]
+    low, middle, high = made.at(float(curve.exposure[-1]), SHARES)
+    if gain is None and abs(curve.now - middle) > max(STRAYED * middle, high - low):
+        notes.append(
+            f"the last losses are {curve.now:.3f} in the mean, where the fitted curve is at"
+            f" {middle:.3f}: something changed, do not trust this forecast"
+        )
     if gain is not None:
         notes.append(
-            f"the falling rate at the end gained {gain:.3f} nats; that is counted on again"
+            f"the falling rate at the end gained {gain:.3f} nats. Ahead, the full rate is taken to"
+            " go on from before that fall, and the same fall to come at the end"
         )
     elif curve.falling:
         notes.append(
@@ -212,20 +231,21 @@ def _notes(curve: Curve, made: Ensemble, gain: float | None, place: Place) -> li
 def _picture(
     curve: Curve, made: Ensemble, found: Forecast, beyond: float
 ) -> dict[str, list[float]]:
-    """Losses, the fit before the end of the fitted points, and the band after it."""
-    edges = np.unique(np.geomspace(1, len(curve.tokens) + 1, POINTS).astype(int)) - 1
+    """Losses, the fit where it was made, and the band from here on."""
+    first = max(1.0, DRAWN_FROM * len(curve.tokens))
+    edges = np.unique(np.geomspace(first, len(curve.tokens) + 1, POINTS).astype(int)) - 1
     losses = [curve.loss[a:b].mean() for a, b in itertools.pairwise(edges)]
-    end = float(curve.exposure[curve.fitted][-1])
+    end, now = float(curve.exposure[curve.fitted][-1]), float(curve.exposure[-1])
     reached = [total for total in found.total if total is not None]
-    farthest = min(FARTHEST * end, max([3 * end, *(1.5 * total for total in reached)]))
+    farthest = min(FARTHEST * end, max([3 * now, *(1.5 * total for total in reached)]))
     fitted = np.geomspace(FIRST_SHARE * end, end, 50)
-    grid = np.geomspace(end, farthest, 80)
+    grid = np.geomspace(now, farthest, 80)
     gain = found.gain or 0.0
     bands = np.array([made.at(float(x), SHARES) for x in grid]).T - gain
     return {
         "tokens": _rounded(curve.tokens[edges[:-1]]),
         "loss": _rounded(np.array(losses)),
-        "fit_tokens": _rounded(fitted + beyond),
+        "fit_tokens": _rounded(np.interp(fitted, curve.exposure, curve.tokens)),
         "fit": _rounded(np.array([made.best.loss(float(x)) for x in fitted])),
         "ahead_tokens": _rounded(grid + beyond),
         "low": _rounded(bands[0]),

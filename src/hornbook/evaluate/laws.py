@@ -89,6 +89,13 @@ def tokens_for(law: Law, place: Place, target: float) -> float:
     return float((law.b / term) ** (1 / law.beta) / longer)
 
 
+def loss_after(law: Law, place: Place, tokens: float) -> float:
+    """Nats a token of the run after `tokens` in all, as the law goes on from where the run is."""
+    longer = place.token_bytes / law.token_bytes
+    before, after = (law.b / (n * longer) ** law.beta for n in (place.tokens, tokens))
+    return float(place.loss + longer * (after - before))
+
+
 def within(place: Place) -> bool:
     """Whether a run is large and far enough for the laws to say anything of it."""
     return place.parameters >= loss.SMALLEST_MODEL and place.tokens >= loss.FEWEST_TOKENS
@@ -108,10 +115,12 @@ def loss_of(law: Law, place: Place, parameters: float, tokens: float) -> float:
 
 def size_for(law: Law, place: Place, floor: float, target: float) -> float:
     """Parameters (as the law counts) of the smallest model that is at `target` after 20 tokens a
-    parameter, where the run's own floor is `floor`; infinite: none is."""
+    parameter, where the run's own floor is `floor`; infinite: none is. The law's own level, where
+    the run is not within what laws were fitted on: from a model of 1M parameters they would promise
+    the loss of Phi-2 to one of 7M."""
     longer = place.token_bytes / law.token_bytes
     own = place.blocks if law.blocks else place.parameters
-    least = floor - longer * law.a / own**law.alpha
+    least = floor - longer * law.a / own**law.alpha if within(place) else longer * law.floor
     for size in (own * 1.05**n for n in range(400)):  # to 3e8 times the run's
         short = law.a / size**law.alpha + law.b / (TOKENS_PER_PARAMETER * size) ** law.beta
         if least + longer * short <= target:

@@ -77,8 +77,9 @@ def measure(path: Path, texts: list[str], config: EvaluateConfig) -> tuple[HeldO
 
 
 def known_name(name: str) -> str | None:
-    """`microsoft/phi-2` -> `phi-2`; None for a model that nothing is known of."""
-    plain = name.rsplit("/", 1)[-1].lower()
+    """`microsoft/phi-2` -> `phi-2`; None for a model that nothing is known of. Another path that
+    ends so is a mistyped directory."""
+    plain = name.lower().removeprefix("microsoft/").removeprefix("openai-community/")
     return plain if plain in PUBLISHED or plain in BY_LAW else None
 
 
@@ -95,16 +96,17 @@ def reference_of(
         config: how to evaluate.
     """
     to_nats = math.log(2) * own.bytes_per_token
+    yours = f"this run: {own.bits_per_byte:.4f}"
     if Path(name).exists():
         found, _ = measure(Path(name), texts, config)
         nats = found.bits_per_byte * to_nats
-        note = f"{found.bits_per_byte:.4f} bits a byte, measured on your validation documents"
+        note = f"{found.bits_per_byte:.4f} bits a byte on your validation documents; {yours}"
         return Reference(name, "measured", nats, nats, nats, note)
     known = known_name(name)
     if known in PUBLISHED:
         bits, text = PUBLISHED[known]
         nats = bits * to_nats
-        note = f"{bits} bits a byte, published for {text}, not measured on your text"
+        note = f"{bits} bits a byte, published for {text}, not measured on your text; {yours}"
         return Reference(name, "published", nats, nats, nats, note)
     if known in BY_LAW:
         parameters, tokens = BY_LAW[known]
@@ -113,8 +115,9 @@ def reference_of(
         found_by = [loss_of(law, here, n, tokens) for law, n in zip(LAWS, sizes, strict=True)]
         low, high = min(found_by) * (1 - OFF), max(found_by) * (1 + OFF)
         note = (
-            "its pretraining loss was never published; this is what laws give for its size and"
-            f" tokens, {low:.2f} to {high:.2f}: with its weights, give their directory"
+            "its pretraining loss was never published; laws give for its size and tokens"
+            f" {low / to_nats:.2f} to {high / to_nats:.2f} bits a byte ({yours}). With its weights,"
+            " give their directory"
         )
         return Reference(name, "law", sorted(found_by)[1], low, high, note)
     raise HornbookError(

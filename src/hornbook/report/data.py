@@ -20,7 +20,7 @@ import numpy.typing as npt
 import yaml
 
 from hornbook.errors import HornbookError
-from hornbook.files import TEMPORARY
+from hornbook.files import TEMPORARY, json_objects
 from hornbook.progress import bar
 
 Column = npt.NDArray[np.float64]
@@ -224,15 +224,11 @@ def _read_lines(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
             lines: Iterator[bytes] = iter(handle)
         else:
             lines = _with_bar(handle, f"reading {_short(path)}", size)
-        for line in lines:
-            try:
-                value = json.loads(line)
-            except ValueError:
-                value = None
-            if isinstance(value, dict):
-                yield value
-            elif line.strip() and line.endswith(b"\n"):
+        for value in json_objects(lines):
+            if value is None:
                 damaged += 1
+            else:
+                yield value
     if damaged:
         notes.append(f"{damaged:,} unreadable line(s) of {_short(path)} were left out.")
 

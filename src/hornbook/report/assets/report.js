@@ -236,6 +236,13 @@
     ctx.moveTo(middle, bbox.top);
     ctx.lineTo(middle, bbox.top + bbox.height);
     ctx.stroke();
+    const left = middle > bbox.left + bbox.width / 2;
+    ctx.fillStyle = style("--run-2");
+    ctx.font = `bold ${12 * devicePixelRatio}px system-ui, sans-serif`;
+    ctx.textAlign = left ? "right" : "left";
+    const away = 6 * devicePixelRatio;
+    ctx.fillText(`target reached after ${brief(total[1])} tokens`,
+      middle + (left ? -away : away), bbox.top + 3 * away);
     ctx.restore();
   }
 
@@ -249,9 +256,9 @@
     const line = (label, stroke, rest) => ({ label, stroke, width: 2, points: { show: false },
       value: (plot, value) => brief(value), ...rest });
     const fit = style("--run-1");
-    const lines = [line("measured", colour(0), { width: 1 }), line("fit", fit),
-      line("10 %", fit + "55", { width: 1 }), line("middle", fit, { dash: [6, 4] }),
-      line("90 %", fit + "55", { width: 1 })];
+    const lines = [line("measured", colour(0), { width: 1 }), line("fitted", fit),
+      line("ahead, low", fit + "55", { width: 1 }), line("ahead, middle", fit, { dash: [6, 4] }),
+      line("ahead, high", fit + "55", { width: 1 })];
     if (forecast.target != null) {
       columns.push([[forecast.tokens[0], end], [forecast.target, forecast.target]]);
       lines.push(line("target", style("--run-2")));
