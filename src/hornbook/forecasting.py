@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from hornbook.evaluate.forecast import Forecast
     from hornbook.evaluate.reference import Reference
     from hornbook.model.config import ModelConfig
+
+WIDTH = 100
+"""Columns of the answer, on the screen and in the report."""
 
 
 def main(arguments: Namespace, overrides: dict[str, Any]) -> int:
@@ -124,7 +128,9 @@ def lines(found: Forecast) -> list[str]:
         return f"{values[1]:.3f} ({values[0]:.3f} to {values[2]:.3f})"
 
     def more(value: float | None) -> str:
-        return "never" if value is None else f"{number(value - found.tokens)} more"
+        if value is None:
+            return "never"
+        return f"{number(value - found.tokens)} more" if value > found.tokens else "before now"
 
     out = [
         f"now           {found.loss:.3f} {found.unit} after {number(found.tokens)} tokens",
@@ -138,7 +144,8 @@ def lines(found: Forecast) -> list[str]:
         out += ["", f"target        {found.target:.3f}{named}"]
         out += [f"              {found.target_note}"] if found.target_note else []
         out += _answer(found)
-        out += ["published laws, calibrated here:"] if found.laws else []
+        level = "calibrated here" if found.calibrated else "at their own level"
+        out += [f"published laws, {level}:"] if found.laws else []
         out += [
             f"  {more(law['tokens']):<18}by {law['name']} ({law['source']})" for law in found.laws
         ]
@@ -150,7 +157,14 @@ def lines(found: Forecast) -> list[str]:
             price = "" if money is None else f", ${max(money, 0.01):,.2f}"
             mark = "as measured" if cost["measured"] else "by plan"
             out.append(f"  {cost['device']:<18}{middle} ({low} to {high}){price}, {mark}")
-    return [*out, "", *(f"note: {note}" for note in found.notes)]
+    out += ["", *(f"note: {note}" for note in found.notes)]
+    return [line for long in out for line in _wrapped(long)]
+
+
+def _wrapped(line: str) -> list[str]:
+    """A long line in several, below the words that it begins with."""
+    indent = " " * (6 if line.startswith("note: ") else 14)
+    return textwrap.wrap(line, WIDTH, subsequent_indent=indent) or [""]
 
 
 def _beside_laws(each: dict[str, Any]) -> str:
@@ -166,16 +180,17 @@ def _beside_laws(each: dict[str, Any]) -> str:
 
 def _disagreement(found: Forecast) -> list[str]:
     known = [law["tokens"] for law in found.laws if law["tokens"]]
-    if not known:
+    middle = found.total[1] if found.laws else None
+    if not known and middle is None:
         return []
-    middle = found.total[1]
-    if middle is None:
+    if not known or middle is None:
         return ["  they disagree with the run's own curve, which the answer above is by"]
     factor = max(*known, middle) / min(*known, middle)
     return [f"  in all tokens, they and the run's own curve differ by a factor of {factor:.1f}"]
 
 
 def _answer(found: Forecast) -> list[str]:
+    from hornbook.evaluate.laws import TOKENS_PER_PARAMETER
     from hornbook.plan.show import number
 
     if found.outcome == "reached":
@@ -192,13 +207,16 @@ def _answer(found: Forecast) -> list[str]:
         ]
     if found.outcome == "never":
         said = ["answer        never: the floor of this curve is above it"]
+        larger = "a larger model is needed, of"
     else:
         said = [f"answer        not within 100 times the tokens so far; {share}"]
+        larger = "a larger model gets there, one of"
     sizes = [size["parameters"] for size in found.sizes if size["parameters"]]
     if sizes:
         smallest, largest = number(min(sizes)), number(max(sizes))
         wanted = smallest if smallest == largest else f"{smallest} to {largest}"
-        said.append(f"              a larger model is needed, of about {wanted} parameters")
+        each = TOKENS_PER_PARAMETER
+        said.append(f"              {larger} about {wanted} parameters and {each} tokens for each")
     elif found.sizes:
         said.append("              by the published laws no size of model gets there")
     return said

@@ -52,7 +52,7 @@ def test_a_target_ahead(tmp_path: Path) -> None:
     for each in found.ahead:
         truth = float(KNOWN.loss(each["tokens"]))
         assert each["loss"][0] < truth < each["loss"][2]
-    assert len(found.laws) == 3 and all(law["tokens"] for law in found.laws)
+    assert len(found.laws) == 3 and not found.calibrated  # 8M tokens are too few for them
 
 
 def test_a_target_that_is_passed(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_target_below_the_floor(tmp_path: Path) -> None:
 def test_a_target_too_far_to_say(tmp_path: Path) -> None:
     """Beyond 100 times the tokens nothing is promised, though no floor is in the way."""
     found = made(curve_of(tmp_path), 1.8)
-    assert found.outcome == "far" and found.total[1] is None and not found.sizes
+    assert found.outcome == "far" and found.total[1] is None and len(found.sizes) == 3
 
 
 def test_too_few_tokens_a_parameter_are_said(tmp_path: Path) -> None:
@@ -126,6 +126,10 @@ def test_laws_are_held_against_the_forecast_without_a_target(tmp_path: Path) -> 
         assert len(each["laws"]) == 3 and all(
             0 < loss < curve.now for loss in each["laws"].values()
         )
+    found = made(late, float(KNOWN.loss(4 * KNOWN.unit)))
+    assert found.calibrated and all(
+        law["tokens"] is None or law["tokens"] > found.tokens for law in found.laws
+    )
 
 
 def test_a_reference_moves_with_the_runs_own_validation_loss(tmp_path: Path) -> None:

@@ -54,3 +54,5 @@ def test_a_run_before_the_laws_begin_is_not_what_they_are_calibrated_on() -> Non
     law = LAWS[0]
     expected = 4.5 / law.token_bytes * law.loss(2.78e9, 1.4e12)
     assert loss_of(law, early, 2.78e9, 1.4e12) == pytest.approx(expected)
+    at_5e9 = 4.5 / law.token_bytes * law.loss(early.parameters, 5e9 * 4.5 / law.token_bytes)
+    assert tokens_for(law, early, at_5e9) == pytest.approx(5e9)

@@ -66,6 +66,9 @@ class Forecast:
     total: list[float | None] = field(default_factory=list)
     """Tokens at the target, from the beginning."""
     laws: list[dict[str, Any]] = field(default_factory=list)
+    """Tokens at the target, from the beginning, by each law."""
+    calibrated: bool = True
+    """Whether laws are taken as differences from where the run is, or at their own level."""
     sizes: list[dict[str, Any]] = field(default_factory=list)
     costs: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -133,6 +136,7 @@ def forecast(
         exponent=_three(made.exponents),
         gain=gain,
         ahead=[_ahead(made, factor, place, beyond, gain or 0.0) for factor in AHEAD],
+        calibrated=within(place),
         notes=_notes(curve, made, gain, place),
     )
     if isinstance(target, Reference):
@@ -177,7 +181,7 @@ def _cross(
             ]
             dollars = [None if h is None or not cost.price else h * cost.price for h in hours]
             found.costs.append({**vars(cost), "hours": hours, "dollars": dollars})
-    elif found.outcome == "never":
+    else:
         for law in LAWS:
             size = size_for(law, place, float(np.median(made.floors)), wanted[0])
             found.sizes.append({"name": law.name, "parameters": _finite(size)})
@@ -223,7 +227,7 @@ def _notes(curve: Curve, made: Ensemble, gain: float | None, place: Place) -> li
     if not within(place):
         notes.append(
             "the laws were fitted on models from 44M parameters and after 1B tokens; before that"
-            " they only hint"
+            " they only hint, and are taken at their own level"
         )
     return notes
 

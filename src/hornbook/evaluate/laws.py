@@ -81,9 +81,14 @@ class Place:
 
 
 def tokens_for(law: Law, place: Place, target: float) -> float:
-    """Tokens in all after which the law has the run at `target`; infinite: never."""
+    """Tokens in all after which the law has the run at `target`; infinite: never. By the law's own
+    level, where the run is not within what laws were fitted on."""
     longer = place.token_bytes / law.token_bytes
-    term = law.b / (place.tokens * longer) ** law.beta - (place.loss - target) / longer
+    if within(place):
+        term = law.b / (place.tokens * longer) ** law.beta - (place.loss - target) / longer
+    else:
+        own = place.blocks if law.blocks else place.parameters
+        term = target / longer - law.floor - law.a / own**law.alpha
     if term <= 0:
         return math.inf
     return float((law.b / term) ** (1 / law.beta) / longer)
