@@ -74,7 +74,7 @@ def test_the_help_of_quickstart_shows_its_own_defaults(
         (["pretrain", "--pretrain.steps", "x"], "pretrain.steps: expected int, got x"),
         (["pretrain", "extra"], "unexpected argument 'extra'"),
         (["pretrain"], "which run? Give --run DIR"),
-        (["run"], "recipe"),
+        (["run"], "NAME|FILE|RUN must be given"),
         (["run", "gpt2-124m"], "nothing was named to read"),
         (["pretrain", "--feed", "x"], "unknown option --feed"),
         (["run", "quickstrat"], "Did you mean 'quickstart'?"),
@@ -242,3 +242,13 @@ def test_what_to_try_next_can_be_typed(
     shown = capsys.readouterr().out.splitlines()
     (line,) = (line for line in shown if line.startswith("  hornbook generate"))
     assert shlex.split(line)[2:] == [str(run), *(prompt.strip() for prompt in prompts[-1:])]
+
+
+def test_what_has_to_be_given_is_named_as_it_is_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["convert", "a.csv"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --to {parquet,jsonl,csv,text}, --out PATH must be given. ")
+    assert main(["generate"]) == 2
+    assert capsys.readouterr().err.startswith("error: MODEL must be given. ")

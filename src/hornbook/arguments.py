@@ -152,7 +152,8 @@ def _explained(error: argparse.ArgumentError, parser: ArgumentParser, verb: Verb
     message = str(error)
     unknown = re.search(r"unrecognized arguments: (\S+)", message)
     if unknown is None:
-        problem = type_problem(message)
+        missing = re.search(r"arguments are required: (.+)", message)
+        problem = _missing(missing[1].split(", "), parser) if missing else type_problem(message)
         if re.match(r"\w+: ", problem):
             problem = f"--{problem}"  # an option of the verb's own, not a setting
         problem = problem.replace("expected float", "expected a number")
@@ -169,6 +170,16 @@ def _explained(error: argparse.ArgumentError, parser: ArgumentParser, verb: Verb
     return HornbookError(
         f"unexpected argument {word!r}", hint=f"`hornbook {verb.name} --help` shows what it takes"
     )
+
+
+def _missing(names: list[str], parser: ArgumentParser) -> str:
+    """What has to be given too, as one writes it: `--out DIR`, `MODEL`."""
+    known = {action.dest: action for action in parser._actions}
+    shown = [
+        " ".join([*known[name].option_strings[:1], str(known[name].metavar or name.upper())])
+        for name in names
+    ]
+    return f"{', '.join(shown)} must be given"
 
 
 def _near(word: str, options: list[str]) -> str:
