@@ -95,7 +95,7 @@ def test_prepare_into_a_folder(
         (["file", "x"], "there is no source or recipe 'file'. Did you mean 'files'?"),
         (["nothing.yaml"], "no such recipe"),
         ([], "hornbook gather files my-texts/ --out gathered"),
-        (["wikipedia", "topic"], "required: out"),
+        (["wikipedia", "topic"], "--out DIR must be given"),
         (["hub", "a/b", "c/d", "--out", "x"], "unexpected argument 'c/d'. One dataset at a time"),
         (["files", "--out", "x"], "nothing was named to read"),
         (["files", "nowhere", "--out", "x"], "no such file or folder"),
