@@ -81,6 +81,7 @@ def test_the_help_of_quickstart_shows_its_own_defaults(
         (["recipes", "quickstrat"], "Did you mean 'quickstart'?"),
         (["generate", "nowhere"], "nowhere"),
         (["generate", "nowhere", "--device", "gpu"], "device: expected one of"),
+        (["feed", "server"], "error: serve|read|check: expected one of"),
         (["evaluate", "nowhere"], "nowhere"),
         (["export", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),

@@ -56,7 +56,7 @@ def test_page(page: Path) -> None:
 def test_commands_of_a_notebook(notebook: Path) -> None:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code")
-    commands = re.findall(r"^!hornbook (.*)$", code.replace("\\\n", " "), re.M)
+    commands = re.findall(r"^!hornbook ([^|\n]*)", code.replace("\\\n", " "), re.M)
     assert commands
     for command in commands:
         parse(*find_verb(shlex.split(re.sub(r"\{\w+\}", "x", command))))

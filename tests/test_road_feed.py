@@ -67,6 +67,9 @@ def test_a_run_whose_text_is_all_a_feeds(
         assert read_json(run / stage / "stage.json")["outcome"] == "done"
     assert "bits per byte" in (run / "report.html").read_text()
 
+    assert main(["inspect", str(run)]) == 0
+    assert "what the run trains on comes from its feed" in capfd.readouterr().err.replace("\n", " ")
+
     alone = ["pretrain", "--recipe", "feed-cpu", "--run", str(tmp_path / "other")]
     mine = ("--model", "--data", "--pretrain")
     given = words(feed, run, 2)[4:]

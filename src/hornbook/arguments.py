@@ -154,8 +154,9 @@ def _explained(error: argparse.ArgumentError, parser: ArgumentParser, verb: Verb
     if unknown is None:
         missing = re.search(r"arguments are required: (.+)", message)
         problem = _missing(missing[1].split(", "), parser) if missing else type_problem(message)
-        if re.match(r"\w+: ", problem):
-            problem = f"--{problem}"  # an option of the verb's own, not a setting
+        own = re.match(r"(\w+): ", problem)  # of the verb's own, not a setting
+        if own:
+            problem = _as_written(own[1], parser) + problem[len(own[1]) :]
         problem = problem.replace("expected float", "expected a number")
         return HornbookError(problem, hint=f"`hornbook {verb.name} --help` lists the settings")
     word = unknown.group(1)
@@ -170,6 +171,14 @@ def _explained(error: argparse.ArgumentError, parser: ArgumentParser, verb: Verb
     return HornbookError(
         f"unexpected argument {word!r}", hint=f"`hornbook {verb.name} --help` shows what it takes"
     )
+
+
+def _as_written(name: str, parser: ArgumentParser) -> str:
+    """What one writes for an argument of the verb: `--run`, `MODEL`."""
+    for action in parser._actions:
+        if action.dest == name and not action.option_strings:
+            return str(action.metavar or name.upper())
+    return f"--{name}"
 
 
 def _missing(names: list[str], parser: ArgumentParser) -> str:

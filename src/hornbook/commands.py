@@ -413,6 +413,11 @@ def inspect(verb: str, arguments: Namespace, overrides: dict[str, Any]) -> int:
     length = recipe.data.sequence_length or resolve(recipe.model, tokenizer.size).context
     step_rows = rows_per_step(recipe.pretrain, length)
     source = open_source(recipe.data, tokens, length, "train", rows_per_step=step_rows)
+    if recipe.data.feed:
+        say(
+            "these rows are of the sample that the tokenizer was made from; what the run trains on"
+            f" comes from its feed: `hornbook feed read {recipe.data.feed}`"
+        )
     console = Console()
     for part in inspect_run(tokenizer, source, arguments.rows, start=arguments.start):
         console.print(part)

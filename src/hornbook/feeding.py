@@ -33,10 +33,12 @@ def main(arguments: Namespace, overrides: dict[str, Any]) -> int:
     if arguments.action == "serve":
         return _serve(arguments.target, overrides)
     if not arguments.target:
-        raise HornbookError(
-            "which feed?", where=f"hornbook feed {arguments.action}", hint="Name its folder"
-        )
+        hint = "Name its folder" + (" or address" if arguments.action == "read" else "")
+        raise HornbookError("which feed?", where=f"hornbook feed {arguments.action}", hint=hint)
     if arguments.action == "check":
+        if _is_address(arguments.target):
+            hint = "It reads the files: run it on the feed's machine, with the feed's folder"
+            raise HornbookError("is an address", where=arguments.target, hint=hint)
         return _check(Path(arguments.target))
     _read(arguments.target, arguments.cursor, arguments.n)
     return 0
@@ -60,14 +62,17 @@ def _read(target: str, cursor: int, n: int) -> None:
     """Print texts as JSON lines: number, text, and what else is known; `n`, or those there are."""
     if cursor < 0 or n < 1:
         raise HornbookError("--cursor is at least 0, --n at least 1", where="hornbook feed read")
-    is_address = target.startswith(("http://", "https://"))
-    ask = _server(target) if is_address else _folder(Path(target))
+    ask = _server(target) if _is_address(target) else _folder(Path(target))
     head = cursor + 1
     while n > 0 and cursor < head:
         records, head = ask(cursor, min(n, _AT_A_TIME))
         for record in records:
             sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
         cursor, n = cursor + len(records), n - len(records)
+
+
+def _is_address(target: str) -> bool:
+    return target.startswith(("http://", "https://"))
 
 
 def _folder(folder: Path) -> Callable[[int, int], tuple[Records, int]]:
@@ -96,7 +101,8 @@ def _server(url: str) -> Callable[[int, int], tuple[Records, int]]:
                 raise HornbookError(content["error"], where=where, hint=hint)
             return list(content["texts"]), int(content["head"])
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise HornbookError(f"does not answer ({error})", where=url) from error
+            hint = "Does `hornbook feed serve` run there?"
+            raise HornbookError(f"does not answer ({error})", where=url, hint=hint) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             hint = "Is it the address of a feed?"
             raise HornbookError("this is no feed's answer", where=url, hint=hint) from error
@@ -121,9 +127,10 @@ def _check(folder: Path) -> int:
     if given > log.head:
         ranges.append(("the end", log.head, given))
     lost = sum(following - first for _, first, following in ranges)
+    numbers = f"{log.first:,} to {log.head - 1:,}" if log.head > log.first else "none"
     lines = [
         f"log        {log.id}",
-        f"numbers    {log.first:,} to {log.head:,}",
+        f"numbers    {numbers}",
         f"texts      {texts:,}, {size:,} bytes as JSON, {log.stored_bytes:,} on disk",
         f"lost       {lost:,}",
         *(f"  {name}: {first:,} to {following - 1:,}" for name, first, following in ranges),

@@ -410,7 +410,7 @@ VERBS: dict[str, Verb] = {
             "  hornbook feed serve --feed.folder my-feed --feed.archive texts.zip --keep 20GB\n"
             "  hornbook feed read http://127.0.0.1:8765 --n 3\n"
             "  hornbook feed check my-feed\n"
-            "  hornbook pretrain --run runs/mine --data.feed http://127.0.0.1:8765",
+            "  hornbook pretrain --recipe feed-cpu --run runs/mine --data.feed http://127.0.0.1:8765",
             ("feed",),
             _feed,
             "feed",

@@ -189,7 +189,7 @@ def test_read_and_check(
     assert [line["number"] for line in lines] == list(range(25))
     assert main(["feed", "check", str(folder)]) == 0
     out = capsys.readouterr().out
-    assert "texts      30" in out and "lost       0" in out
+    assert "texts      30" in out and "numbers    0 to 29" in out and "lost       0" in out
     middle = folder / "log" / f"segment-{10:012d}.log"
     middle.write_bytes(middle.read_bytes()[:-1] + b"\0")
     assert main(["feed", "check", str(folder)]) == 2
@@ -229,6 +229,7 @@ def test_read_from_a_server(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["read"], "which feed?"),
         (["check"], "which feed?"),
         (["check", "nowhere"], "nowhere"),
+        (["check", "http://127.0.0.1:8765"], "is an address. It reads the files"),
         (["read", "nowhere", "--cursor", "-1"], "--cursor is at least 0"),
         (["serve"], "has no texts, and nothing that makes any is named"),
         (["serve", "--feed.host", "0.0.0.0"], "without a token"),

@@ -16,7 +16,7 @@ from hornbook.documents import Document, mend_surrogates
 from hornbook.errors import HornbookError
 from hornbook.feed.cursors import Cursors
 from hornbook.feed.log import LogWriter
-from hornbook.feed.retention import Retention, segment_bytes, size_in_bytes
+from hornbook.feed.retention import Retention, most_bytes, segment_bytes, size_in_bytes
 from hornbook.gather.feed_blocks import document_from, meta_of, read_index, scan
 from hornbook.gather.feed_log import FeedLog, Gone
 
@@ -275,6 +275,12 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(HornbookError, match=r"feed.keep: is no size: .* Write it as 20GB"):
         size_in_bytes(text, "feed.keep")
+
+
+def test_a_size_to_keep_has_a_unit() -> None:
+    with pytest.raises(HornbookError, match=r"feed.keep: is only 20 bytes: '20'. Name the unit"):
+        most_bytes("20")
+    assert most_bytes("all") is None
 
 
 def test_the_size_is_kept_but_for_what_a_reader_still_wants(

@@ -188,6 +188,8 @@ def test_mistakes_have_a_status_and_a_reason(log: LogWriter, served: Serve) -> N
             (400, "/generate?cursor=0&format=xml", "format"),
             (400, "/generate?cursor=0&consumer=a", "exclude"),
             (400, "/generate?consumer=a/b", "consumer"),
+            (400, "/generate?curser=1", "no parameter 'curser'"),
+            (400, "/validation?wait=1", "no parameter 'wait'"),
             (400, "/generate?cursor=0&wait=21", "wait"),
             (404, "/validation", "no validation"),
             (404, "/nowhere", "Not Found"),
@@ -197,6 +199,9 @@ def test_mistakes_have_a_status_and_a_reason(log: LogWriter, served: Serve) -> N
             assert answer.status_code == status, path
             assert problem in answer.json()["error"], answer.text
             assert answer.headers["X-Feed-Protocol"] == "1"
+        form = client.post("/acknowledge", content='{"consumer": "me"}')  # as curl -d sends it
+        assert form.json()["error"].startswith("the body (JSON, with Content-Type: ")
+        assert feed.feed.cursors.groups() == {}  # nothing was handed out
         other = client.get("/generate?cursor=0", headers={"X-Feed-Protocol": "2"})
         assert other.status_code == 400 and other.json()["supported"] == [1]
         same = {"X-Feed-Protocol": "1", "X-Feed-Log": log.id}

@@ -49,10 +49,6 @@ def executed(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **paramet
     known = {line.split(" = ")[0] for line in given.source.splitlines()}
     assert all(any(name in each.split(", ") for each in known) for name in parameters)
     given.source += "".join(f"\n{key} = {value!r}" for key, value in parameters.items())
-    for cell in notebook.cells:  # a command is a literal in the notebook, the port is not
-        cell.source = cell.source.replace(
-            "http://127.0.0.1:8765 ", f"http://127.0.0.1:{parameters['PORT']} "
-        )
     scripts = Path(sys.executable).parent
     monkeypatch.setenv("PATH", f"{scripts}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(Path(hornbook.__file__).parents[1]))

@@ -226,5 +226,12 @@ def open_archive(config: FeedConfig) -> ArchiveProducer | None:
     if config.archive is None:
         return None
     path = Path(config.archive).expanduser()
+    if not path.exists():
+        raise HornbookError(
+            "no such file or folder",
+            where=f"feed.archive: {path}",
+            hint="Look for a typing mistake in the path; that of the recipe feed-cpu comes from"
+            " `hornbook quickstart`",
+        )
     archive = Archive(path, config.archive_text_column, Path(config.folder) / "archive")
     return ArchiveProducer(archive, config)

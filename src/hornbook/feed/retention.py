@@ -14,6 +14,8 @@ from hornbook.feed.log import SEGMENT_BYTES, LogWriter
 from hornbook.progress import say
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_LEAST_KEPT = 10**4
+"""Bytes: no log that is worth keeping is smaller."""
 _SEGMENTS_KEPT = 8
 """Segments that the size kept has room for at least: only whole ones can be dropped."""
 
@@ -65,7 +67,13 @@ class Retention:
 
 def most_bytes(keep: str) -> int | None:
     """The size that `feed.keep` names; None: all is kept."""
-    return None if keep.strip().lower() == "all" else size_in_bytes(keep, "feed.keep")
+    if keep.strip().lower() == "all":
+        return None
+    most = size_in_bytes(keep, "feed.keep")
+    if most < _LEAST_KEPT:  # `--keep 20` is meant to be 20GB
+        hint = "Name the unit: 20GB, or 500MB; `all` keeps everything"
+        raise HornbookError(f"is only {most} bytes: {keep!r}", where="feed.keep", hint=hint)
+    return most
 
 
 def segment_bytes(keep: str) -> int:

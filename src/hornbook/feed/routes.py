@@ -125,7 +125,11 @@ def application(feed: Feed, token: str | None) -> Application:
 
 
 def _add_texts(app: FastAPI, feed: Feed) -> None:
-    def check(n: int) -> None:
+    def check(request: Request, n: int) -> None:
+        known = [each.alias for each in request.scope["route"].dependant.query_params]
+        for name in request.query_params:  # `curser=5` would hand texts out, at most once
+            if name not in known:
+                raise Refusal(400, f"there is no parameter {name!r}", f"Known: {', '.join(known)}")
         if n > feed.config.max_n:
             raise Refusal(400, f"n is at most {feed.config.max_n} here", max_n=feed.config.max_n)
 
@@ -143,7 +147,7 @@ def _add_texts(app: FastAPI, feed: Feed) -> None:
         `consumer` ones that no other reader of this name has, to be acknowledged: at least once,
         in no order that could be repeated; with neither, ones that nobody asked for in this way
         before, at most once: done with when they are sent."""
-        check(n)
+        check(request, n)
         if cursor is None:
             name = consumer or ANONYMOUS
             return await feed.by_lease(request, name, n, lease_seconds, wait, format)
@@ -155,7 +159,7 @@ def _add_texts(app: FastAPI, feed: Feed) -> None:
     async def validation(request: Request, cursor: Number = None, n: Count = 1) -> Response:
         """Texts of the archive that are held out for ever, always in the same order, as an array.
         The head says how many there are. 404: this feed has none."""
-        check(n)
+        check(request, n)
         return await feed.validation(request, cursor or 0, n)
 
 
@@ -267,6 +271,7 @@ def _refusal(error: Exception) -> Refusal:
         case RequestValidationError():
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"][1:])
+            where = where or "the body (JSON, with Content-Type: application/json)"
             return Refusal(400, f"{where}: {first['msg']}", "openapi.json has what is taken")
         case HTTPException():
             hint, headers = "openapi.json lists the routes", dict(error.headers or {})

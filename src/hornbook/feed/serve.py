@@ -197,8 +197,9 @@ def _greeting(feed: Feed, addresses: Sequence[Address], port: int, token: str | 
     host = addresses[0][1]
     place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     needs = "; readers need the token" if token else ""
+    texts = f"texts {log.first:,} to {log.head - 1:,}" if log.head > log.first else "no texts yet"
     return (
-        f"feed: log {log.id}, texts {log.first:,} to {log.head:,}\n"
+        f"feed: log {log.id}, {texts}\n"
         f"feed: http://{place} (status page; /openapi.json documents the rest){needs}"
     )
 

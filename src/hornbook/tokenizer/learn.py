@@ -68,8 +68,8 @@ def learn_bpe(
             f"the training text allows a vocabulary of only {reached} tokens, "
             f"{vocabulary} were asked for",
             where="tokenize.vocabulary",
-            hint=f"Set tokenize.vocabulary to {reached} or less (fewer is better for little text), "
-            "or bring more text",
+            hint=f"Set tokenize.vocabulary to {reached} or less (fewer is better for little text; "
+            "0: after the size of the text), or bring more text",
         )
     tokens = {byte_level_bytes(piece): id for piece, id in model["vocab"].items()}
     merges = [(byte_level_bytes(left), byte_level_bytes(right)) for left, right in model["merges"]]
