@@ -55,6 +55,17 @@ def test_the_page_has_band_target_and_crossing(
     assert "<b>some/model</b>" not in page and "&lt;b&gt;some/model" in page
 
 
+def test_a_forecast_from_before_the_run_went_on_says_so(
+    new_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = new_run("one", steps=100)
+    add_forecast(run, tokens=1e9)
+    assert "makes it anew" not in build_report([run], tmp_path / "report.html").read_text()
+    add_forecast(run, tokens=5_000)
+    page = build_report([run], tmp_path / "report.html").read_text()
+    assert "Made after 5,000 tokens; the run has " in page
+
+
 def test_a_target_never_reached_has_no_crossing(
     new_run: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -207,8 +207,9 @@ def _notes(curve: Curve, made: Ensemble, gain: float | None, place: Place) -> li
             f" {middle:.3f}: something changed, do not trust this forecast"
         )
     if gain is not None:
+        gained = f"{gain:.3f} nats" if gain > 0 else "nothing"
         notes.append(
-            f"the falling rate at the end gained {gain:.3f} nats. Ahead, the full rate is taken to"
+            f"the falling rate at the end gained {gained}. Ahead, the full rate is taken to"
             " go on from before that fall, and the same fall to come at the end"
         )
     elif curve.falling:

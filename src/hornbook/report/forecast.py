@@ -19,7 +19,8 @@ COLUMNS = (
 
 
 def forecasts(runs: list[Run]) -> list[dict[str, Any]]:
-    """The forecasts that runs have: `name`, `id`, `text`, `description` and `picture`."""
+    """The forecasts that runs have: `name`, `id`, `text`, `outdated` (in words, or ""),
+    `description` and `picture`."""
     found = []
     for index, run in enumerate(runs):
         folder = run.path / "forecast"
@@ -36,11 +37,23 @@ def forecasts(runs: list[Run]) -> list[dict[str, Any]]:
                 "name": run.name,
                 "id": f"forecast-{index}",
                 "text": text,
+                "outdated": _outdated(run, number(values.get("tokens"))),
                 "description": _describe(values),
                 "picture": _picture(values),
             }
         )
     return found
+
+
+def _outdated(run: Run, tokens: float) -> str:
+    """That the run has gone on since the forecast was made, if it has."""
+    now = run.curves.last("tokens")
+    if not now > tokens:
+        return ""
+    return (
+        f"Made after {count(tokens)} tokens; the run has {count(now)} now."
+        f" `hornbook forecast {run.path}` makes it anew."
+    )
 
 
 def _picture(values: dict[str, Any]) -> dict[str, Any]:
