@@ -1,7 +1,7 @@
 """Phi-2 from random weights on a live feed, archive and teacher on the same machine, and a forecast made on the way.
 
-    python benchmarks/feed_run.py --text wikipedia.jsonl.zst --rank-file r50k_base.tiktoken --work /tmp/feed-run --out out --seconds 560
-    python benchmarks/feed_run.py --work /tmp/feed-run --out out --seconds 560 --resume      # goes on
+    python benchmarks/feed_run.py --text wikipedia.jsonl.zst --rank-file r50k_base.tiktoken --work work --out out --seconds 560
+    python benchmarks/feed_run.py --work work --out out --seconds 560 --resume      # goes on
     python benchmarks/feed_run.py --text wikipedia.jsonl.zst --work work --out out --small --seconds 150   # a CPU
 
 Each call ends by itself within `--seconds`. The first one converts the text to Parquet, the feed's archive;
