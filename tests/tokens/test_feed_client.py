@@ -95,6 +95,7 @@ def test_what_does_not_pass_is_an_error_at_once(
         (404, b"no such tunnel", {"X_Feed_Protocol": ""}, "HTTP 404, not from the feed"),
         (200, gzip.compress(b'["a"]' * 9)[:-6], {**RIGHT, "Content-Encoding": "gzip"}, "cut off"),
     ],
+    ids=["no text yet", "bad gateway", "no tunnel", "cut off"],
 )
 def test_what_may_pass_is_waited_for_and_then_given_up(
     httpserver: HTTPServer, status: int, body: bytes, headers: dict[str, str], says: str
