@@ -18,7 +18,7 @@ constant rate is where the first round was too hopeful, GPT-2 with few tokens wh
 careful, and both are here; 3x96 has more tokens a parameter than any run that was learnt from. Each
 has 100 steps of warm-up (the default) and enough steps that a third of them is not refused.
 
-`--round 3` was declared on 2026-11-22 at 20:50 UTC, before any of its runs was trained and with the
+`--round 3` was declared on 2026-11-22 at 20:43 UTC, before any of its runs was trained and with the
 method as it stood for the second: is what was learnt from Wikipedia true of another text? 76 books
 of Project Gutenberg (every twentieth by name, from A to J; 34 MB), a vocabulary of 4,096 trained on
 them, models that two CPU cores train in minutes, of all four shapes. Qwen3's sizes and rates are

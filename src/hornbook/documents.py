@@ -57,8 +57,11 @@ class Document:
 
     def __post_init__(self) -> None:
         if not self.id:
-            key = f"{self.source}\n{self.url}" if self.url else self.text
-            self.id = document_id(key)
+            self.id = self.own_id()
+
+    def own_id(self) -> str:
+        """The `id` that follows from the other fields."""
+        return document_id(f"{self.source}\n{self.url}" if self.url else self.text)
 
 
 def document_id(key: str) -> str:

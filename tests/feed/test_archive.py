@@ -91,6 +91,17 @@ def test_each_kind_gives_each_text_at_its_index(kind: str, tmp_path: Path) -> No
         assert [each.text for each in found if isinstance(each, Document)] == TEXTS[::-1]
 
 
+def test_more_files_than_are_held_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_index, "OPEN_FILES", 3)
+    (tmp_path / "all").mkdir()
+    for number in range(10):
+        jsonl(tmp_path / "all" / f"{number}.jsonl", TEXTS[30 * number :][:30])
+    archive = Archive(tmp_path / "all", None, tmp_path / "scratch")
+    order = np.random.default_rng(1).integers(0, len(TEXTS), 500).tolist()
+    found = [archive.text(index) for index in order]
+    assert [each.text for each in found if isinstance(each, Document)] == [TEXTS[i] for i in order]
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "zip"])
 def test_an_epoch_is_the_permutation_without_what_is_held_out(kind: str, tmp_path: Path) -> None:
     producer = opened(made(kind, tmp_path), tmp_path, validation_texts=20, seed=5)

@@ -120,7 +120,8 @@ def test_keep_drops_what_is_read_and_waits_for_who_is_registered(tmp_path: Path)
     noise = random.Random(1)
     lines = [json.dumps({"text": f"{noise.getrandbits(4000):x}"}) + "\n" for _ in range(500)]
     archive.write_text("".join(lines))
-    options = (f"--feed.archive={archive}", "--feed.ahead_texts=500", "--keep=400KB")
+    # Room for 1,000 texts: more than are made ahead, or none that was read would be left to hold.
+    options = (f"--feed.archive={archive}", "--feed.ahead_texts=500", "--keep=600KB")
     with running(tmp_path / "feed", port, *options):
         found: list[str] = []
         cursor = read_to(port, 0, 1500, found)

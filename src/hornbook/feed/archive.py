@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ class Archive:
 
     def __init__(self, path: Path, column: str | None, scratch: Path):
         self._parts: list[Part] = open_parts(path, column, scratch)
-        self._ends = np.cumsum([len(part) for part in self._parts], dtype=np.int64)
+        self._ends = list(itertools.accumulate(map(len, self._parts)))
         self._lock = threading.Lock()
         self._where = path
         self._read = 0
@@ -78,7 +79,7 @@ class Archive:
             raise HornbookError(what, where=path)
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._ends[-1] if self._ends else 0
 
     def text(self, index: int) -> Document | Broken:
         """The text at an index.

@@ -79,8 +79,8 @@ class Block(NamedTuple):
 def meta_of(document: Document) -> dict[str, Any]:
     """The fields of a document that have something in them, but for its text."""
     fields = {name: value for name, value in vars(document).items() if value and name != "text"}
-    if Document(**{**vars(document), "id": ""}).id == document.id:
-        del fields["id"]  # follows from the others
+    if document.own_id() == document.id:
+        del fields["id"]
     return fields
 
 
@@ -91,12 +91,19 @@ def document_from(text: str, meta: dict[str, Any]) -> Document:
 
 def json_text(text: str) -> bytes:
     """A text as it is in a block and in an answer: a JSON string in UTF-8, and a comma."""
-    return _as_json(mend_surrogates(text)).encode() + b","
+    return _in_utf8(_as_json(text)) + b","
 
 
 def json_meta(document: Document) -> bytes:
     """A document's other fields as they are in a block: a JSON object, and a comma."""
-    return mend_surrogates(_as_json(meta_of(document))).encode() + b","
+    return _in_utf8(_as_json(meta_of(document))) + b","
+
+
+def _in_utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return mend_surrogates(text).encode()
 
 
 def encode_block(
