@@ -100,8 +100,8 @@ def test_compressed_by_name(shards: Path, tmp_path: Path, to: Any, ending: str) 
     once = out.read_bytes()
     assert once[:2] == {"gz": b"\x1f\x8b", "zst": b"\x28\xb5"}[ending]
     assert [document.text for document in read(out)] == ["One.\n", "Two,\nlines"]
-    convert([shards], to, out)
-    assert out.read_bytes() == once
+    convert([shards], to, again := tmp_path / "again" / out.name)
+    assert again.read_bytes() == once
 
 
 def test_columns(shards: Path, tmp_path: Path) -> None:
@@ -118,6 +118,11 @@ def test_refusals(shards: Path, tmp_path: Path) -> None:
     convert([shards], "jsonl", tmp_path / "out.jsonl")
     with pytest.raises(HornbookError, match="is among the files"):
         convert([tmp_path / "out.jsonl"], "csv", tmp_path / "out.jsonl")
+    (tmp_path / "mine.csv").write_text("kept")
+    for out in (tmp_path / "mine.csv", tmp_path):
+        with pytest.raises(HornbookError, match="is there already"):
+            convert([shards], "csv", out)
+    assert (tmp_path / "mine.csv").read_text() == "kept"
     (tmp_path / "cut.jsonl").write_text('{"text": "a"}\n{"text": ')
     with pytest.raises(HornbookError, match="line 2"):
         convert([tmp_path / "cut.jsonl"], "csv", tmp_path / "x.csv")

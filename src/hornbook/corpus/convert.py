@@ -57,7 +57,7 @@ def convert(
         text_column: column or key of the text; None: found by itself.
 
     Raises:
-        HornbookError: something cannot be read, a column is unknown, or `out` is among the inputs.
+        HornbookError: something cannot be read, a column is unknown, or `out` is there already.
     """
     for column in columns:
         if column not in SCHEMA.names:
@@ -73,6 +73,8 @@ def convert(
     found = find_inputs(inputs, option="--")
     if out.resolve() in {file.path.resolve() for each in found for file in each.files}:
         raise HornbookError("is among the files to be read", where=out, hint="Name another --out")
+    if out.exists() and not (out.is_dir() and to == "text"):  # a folder of texts may be empty
+        raise HornbookError("is there already", where=out, hint="Name another --out, or remove it")
     count = Count()
     total = sum(file.bytes for each in found for file in each.files)
     with bar("converting", total) as progress, _writer(to, out, columns, separator) as write:
