@@ -87,7 +87,8 @@ def forecast_run(run: RunDirectory, recipe: Recipe) -> Forecast:
     count, totals = parameters(model), Manifest.read(tokens).totals("train")
     place = Place(
         float(count.total), float(count.blocks), float(curve.tokens[-1]),
-        curve.now, totals.bytes / max(1, totals.tokens), recipe.optimizer.kind == "muon",
+        curve.now, totals.bytes / max(1, totals.tokens), model.vocabulary,
+        recipe.optimizer.kind == "muon",
     )  # fmt: skip
     target: float | Reference | None = config.target_loss
     apart = 0.0

@@ -33,7 +33,7 @@ def curve_of(folder: Path, schedule: str = "constant", gain: float = 0.0) -> Cur
 
 
 def made(curve: Curve, target: float | Reference | None, apart: float = 0.0) -> Forecast:
-    place = Place(124e6, 85e6, float(curve.tokens[-1]), curve.now, 4.4)
+    place = Place(124e6, 85e6, float(curve.tokens[-1]), curve.now, 4.4, 400)
     return forecast(curve, "loss", target, place, apart, [DEVICE], 400, 1)
 
 
@@ -80,9 +80,9 @@ def test_a_target_too_far_to_say(tmp_path: Path) -> None:
 def test_too_few_tokens_a_parameter_are_said(tmp_path: Path) -> None:
     curve = curve_of(tmp_path)  # 8.2M tokens
     assert not any("a parameter" in note for note in made(curve, None).notes)
-    place = Place(2.8e9, 2.5e9, float(curve.tokens[-1]), curve.now, 4.4)
+    place = Place(2.8e9, 2.5e9, float(curve.tokens[-1]), curve.now, 4.4, 400)
     notes = forecast(curve, "loss", None, place, 0.0, [DEVICE], 100, 1).notes
-    assert any("0.0033 tokens a parameter" in note for note in notes)
+    assert any("0.0032 tokens a parameter" in note for note in notes)
 
 
 def test_what_the_falling_rate_gained_is_counted_on_again(tmp_path: Path) -> None:

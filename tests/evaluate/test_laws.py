@@ -10,7 +10,9 @@ import pytest
 from hornbook.evaluate.laws import LAWS, Place, loss_after, loss_of, size_for, tokens_for
 from hornbook.plan.loss import hoffmann
 
-PLACE = Place(parameters=124e6, blocks=85e6, tokens=2e9, loss=3.6, token_bytes=4.5)
+PLACE = Place(
+    parameters=124e6, blocks=85e6, tokens=2e9, loss=3.6, token_bytes=4.5, vocabulary=50257
+)
 
 
 def test_the_constants_are_the_published_ones() -> None:

@@ -20,7 +20,7 @@ OWN = HeldOut(
     loss=4.0, perplexity=54.6, bits_per_byte=4.0 / math.log(2) / 4.5, tokens=1000, bytes=4500,
     documents=3, stride=32, context=64,
 )  # fmt: skip
-EARLY = Place(2.78e9, 2.5e9, 4e7, 4.0, 4.5)
+EARLY = Place(2.78e9, 2.5e9, 4e7, 4.0, 4.5, 50257)
 CONFIG = EvaluateConfig(device="cpu")
 
 

@@ -12,7 +12,7 @@ interval is read: of the loss after so many tokens, of the tokens for a loss.
   anew, so that what the prior decided counts as unknown.
 - What no bootstrap knows is that the law itself is only nearly right: small models with noisy steps
   stop falling sooner than it says, large models early in training fall faster. So each curve of the
-  ensemble leaves the last point with a slope drawn around the one that such runs had: `expected`.
+  ensemble leaves the last point with a slope drawn around the one that such runs had: `slopes.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from hornbook.evaluate.slopes import DRIFT, Traits, expected
 
 Column = npt.NDArray[np.float64]
 
@@ -36,22 +38,6 @@ them, was missed by 1.2 % at ten times the tokens."""
 PRIOR, PRIOR_WIDTH = 0.3, 0.1
 """The exponent expected before there are data, and its standard deviation. Published laws have 0.28
 to 0.50 (arXiv:2203.15556, 2404.10102, 2305.16264, 2411.04330)."""
-
-OWN = 0.22
-USUAL = {"adamw": (0.083, -0.005), "muon": (0.074, -0.017)}
-"""What the slopes of 22 runs became, between as many and six times the tokens that were fitted:
-0.22 x the slope at the last point + usual + fresh x ln(tokens for each parameter of the blocks). A
-slope is the relative fall of the loss for each factor of e in tokens. Muon's steps are as large
-however small the gradients are: at a constant rate it flattens out sooner. Regressed in
-benchmarks/forecast_slopes.py."""
-
-SEEN = (0.03, 13.0)
-"""The fewest and most tokens for each parameter that these runs had: beyond, the nearest counts."""
-
-DRIFT = 0.03
-"""Standard deviation of what slopes become, around those expected. Runs of one kind, expected from
-those of the others, were off by 0.021 (on a GPU, from a third of the whole: 0.026); the terms were
-chosen on these very runs, hence more."""
 
 BINS, FEWEST_IN_BIN, FEWEST_BINS = 200, 8, 20
 """At most so many bins, of at least so many losses, unless they would be too few."""
@@ -144,15 +130,14 @@ def fit(x: Column, y: Column) -> Fit:
 
 
 def ensemble(
-    x: Column, y: Column, per_parameter: float, muon: bool, times: int, seed: int, averaged: int
+    x: Column, y: Column, traits: Traits, times: int, seed: int, averaged: int
 ) -> Ensemble:
     """Curves that the data allow: `times` refits on resampled residuals, each with its own slope.
 
     Args:
         x: tokens `[points]`, rising.
         y: losses `[points]`.
-        per_parameter: tokens so far for each parameter of the blocks.
-        muon: whether Muon trains the matrices.
+        traits: of the run.
         times: how many curves.
         seed: of the resampling.
         averaged: neighbouring losses whose mean will be compared with the forecast.
@@ -167,7 +152,7 @@ def ensemble(
     priors = random.normal(PRIOR, PRIOR_WIDTH, times)
     floors, scales, exponents = _solve(binned, resampled, weights, variance, priors)
     levels = floors + scales
-    slopes = expected(exponents * scales / levels, per_parameter, muon)
+    slopes = expected(exponents * scales / levels, best.loss(best.unit), traits)
     slopes = np.clip(slopes + random.normal(0.0, DRIFT, times), 0.0, exponents)
     scales = levels * slopes / exponents
     late = x >= FIRST_SHARE * best.unit
@@ -175,12 +160,6 @@ def ensemble(
     noise = _spread(residuals) * math.sqrt(min(1.0, _autocorrelation_time(residuals) / averaged))
     around = random.normal(0.0, noise, times)
     return Ensemble(best, levels - scales, scales, exponents, around, binned.spikes)
-
-
-def expected(slopes: Column, per_parameter: float, muon: bool) -> Column:
-    """The slopes to reckon with, of runs whose curves have `slopes` at the end."""
-    usual, fresh = USUAL["muon" if muon else "adamw"]
-    return OWN * slopes + usual + fresh * math.log(min(max(per_parameter, SEEN[0]), SEEN[1]))
 
 
 def _binned(x: Column, y: Column) -> Binned:

@@ -19,9 +19,10 @@ import numpy as np
 from hornbook.errors import HornbookError
 from hornbook.evaluate.cost import Cost
 from hornbook.evaluate.curve import FEWEST, Curve
-from hornbook.evaluate.fit import FARTHEST, FIRST_SHARE, SEEN, Ensemble, ensemble
+from hornbook.evaluate.fit import FARTHEST, FIRST_SHARE, Ensemble, ensemble
 from hornbook.evaluate.laws import LAWS, Place, loss_after, size_for, tokens_for, within
 from hornbook.evaluate.reference import Reference
+from hornbook.evaluate.slopes import Traits, unseen
 
 LEAST_SPAN = 8.0
 """Ratio of the last to the first fitted tokens below which nothing is forecast."""
@@ -116,7 +117,8 @@ def forecast(
     """
     check_enough(curve, column)
     x, y = curve.exposure[curve.fitted], curve.loss[curve.fitted]
-    made = ensemble(x, y, x[-1] / place.blocks, place.muon, times, seed, curve.averaged)
+    traits = Traits(x[-1] / place.blocks, curve.tokens_per_step, place.vocabulary, place.muon)
+    made = ensemble(x, y, traits, times, seed, curve.averaged)
     if made.best.scale == 0:
         raise HornbookError(
             "the loss does not fall over what is fitted, so there is no curve to follow",
@@ -137,7 +139,7 @@ def forecast(
         gain=gain,
         ahead=[_ahead(made, factor, place, beyond, gain or 0.0) for factor in AHEAD],
         calibrated=within(place),
-        notes=_notes(curve, made, gain, place),
+        notes=_notes(curve, made, gain, place, traits),
     )
     if isinstance(target, Reference):
         # Validation and training loss differ; the target is moved by what they differ here.
@@ -197,7 +199,9 @@ def _ahead(
     return {"tokens": tokens, "loss": losses, "laws": laws}
 
 
-def _notes(curve: Curve, made: Ensemble, gain: float | None, place: Place) -> list[str]:
+def _notes(
+    curve: Curve, made: Ensemble, gain: float | None, place: Place, traits: Traits
+) -> list[str]:
     left_out = curve.dropped | ({"far from their neighbours": made.spikes} if made.spikes else {})
     notes = [f"losses left out: {count:,} ({why})" for why, count in left_out.items()]
     low, middle, high = made.at(float(curve.exposure[-1]), SHARES)
@@ -219,12 +223,7 @@ def _notes(curve: Curve, made: Ensemble, gain: float | None, place: Place) -> li
         )
     else:
         notes.append("a falling rate at the end lowers the loss further; that is not counted on")
-    per_parameter = place.tokens / place.blocks
-    if not SEEN[0] <= per_parameter <= SEEN[1]:
-        notes.append(
-            f"{per_parameter:.2g} tokens a parameter: forecasts were learnt from runs with"
-            f" {SEEN[0]:g} to {SEEN[1]:g}, trust this one less"
-        )
+    notes += unseen(made.best.loss(made.best.unit), traits)
     if not within(place):
         notes.append(
             "the laws were fitted on models from 44M parameters and after 1B tokens; before that"

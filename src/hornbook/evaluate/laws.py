@@ -76,6 +76,7 @@ class Place:
     """Nats a token."""
     token_bytes: float
     """Bytes of text that one of its tokens holds."""
+    vocabulary: int
     muon: bool = False
     """Whether Muon trains it."""
 
