@@ -1,49 +1,41 @@
 """How good are forecasts? Runs named beforehand, forecast from their first third, then compared.
 
-    python benchmarks/forecast_runs.py --tokens wikipedia/tokens --work work
-    python benchmarks/forecast_runs.py --tokens runs/books/tokenize --work work --round 3   # a CPU
-    python benchmarks/forecast_runs.py --tokens runs/mine/tokenize --work work --round 0    # rehearse
-    python benchmarks/forecast_runs.py --tabulate benchmarks/results                        # no training
+    python benchmarks/forecast_runs.py --tokens wikipedia/tokens --work work --round 2
+    python benchmarks/forecast_runs.py --tokens runs/mix/tokenize --work work --round 4   # a CPU
+    python benchmarks/forecast_runs.py --tokens runs/mine/tokenize --work work --round 0  # rehearse
 
-`--round 2` is the second round, declared on 2026-11-22 at 16:45 UTC, before any of its runs was trained. The
-first round (six runs, `results/forecast_runs_1.json`) missed what was asked; its curves and sixteen
-others are what the fit was mended on since (`forecast_slopes.py`).
+Each run trains at a constant rate and lets it fall over the last fifth. Its losses up to a third of
+the constant part are fitted; forecast is the mean of the last 50 losses of that part, with an 80 %
+band. Each round was declared before any of its runs was trained:
 
-The runs are as `hornbook plan --write` and the recipes would train such sizes on so much text:
-shapes from the plan's ladder, 3x96 to 12x768 (0.3M to 85M parameters without embeddings), and GPT-2
-124M; batches by the plan's rule for the tokens (`batch_tokens`: 16,384 up to 65M, 32,768 above); rates
-the plan's (Muon: 0.02 for matrices, 3e-3 for the rest; AdamW: 0.46 / width) or the recipe's, contexts
-theirs; Muon and AdamW by turns. Not chosen to look well: Muon with small steps at its
-constant rate is where the first round was too hopeful, GPT-2 with few tokens where it was too
-careful, and both are here; 3x96 has more tokens a parameter than any run that was learnt from. Each
-has 100 steps of warm-up (the default) and enough steps that a third of them is not refused.
+1. Six runs (`results/forecast_runs_1.json`), by a method that has changed since.
+2. 2026-11-22, 16:45 UTC. Nine runs for one H200 (9 minutes with start-up), as `hornbook plan
+   --write` and the recipes would train such sizes on 15,200 articles of English Wikipedia as
+   `wikipedia.py` makes them (44M GPT-2 tokens; runs of 66M see them one and a half times): shapes
+   from the plan's ladder, 3x96 to 12x768 (0.3M to 85M parameters without embeddings), and GPT-2
+   124M; batches by the plan's rule for the tokens (16,384 up to 65M, 32,768 above); rates the
+   plan's (Muon: 0.02 for matrices, 3e-3 for the rest; AdamW: 0.46 / width) or the recipe's,
+   contexts theirs. Not chosen to look well: Muon with small steps is where the first round was too
+   hopeful, GPT-2 with few tokens where it was too careful, and 3x96 has more tokens a parameter
+   than any run that was learnt from.
+3. 2026-11-22, 20:43 UTC, by the method that the second was declared with: is what was learnt from
+   Wikipedia true of another text? Eight runs that a CPU core trains in minutes (89 together), of
+   all four shapes, on 76 books of Project Gutenberg (every twentieth by name, from A to J; 34 MB)
+   with a vocabulary of 4,096 trained on them. Qwen3's sizes and rates are what `plan --write` gives
+   a CPU, the others' the quickstart's.
+4. 2026-11-22, 21:34 UTC, by a method that was mended on the first and third rounds. Eight runs as
+   those, each of another size, rate, batch or optimizer (four of another batch alone), on a mix of
+   2,000 articles of Wikipedia, the books and 35 MB of Python (transformers 5.23, torch 2.13), with
+   a vocabulary of 8,192 trained on it.
 
-`--round 3` was declared on 2026-11-22 at 20:43 UTC, before any of its runs was trained and with the
-method as it stood for the second: is what was learnt from Wikipedia true of another text? 76 books
-of Project Gutenberg (every twentieth by name, from A to J; 34 MB), a vocabulary of 4,096 trained on
-them, models that two CPU cores train in minutes, of all four shapes. Qwen3's sizes and rates are
-what `plan --write` gives a CPU, the others' those of the quickstart. Its curves are among those
-that the numbers of `evaluate/slopes.py` were regressed on afterwards; `results/forecast_runs_3.json`
-is of the method before.
+`results/forecast_runs_N.json` has a round's forecasts by the method of that time. None is made
+again when the method changes: `forecast_slopes.py` learns from their curves.
 
-`--round 4` was declared on 2026-11-22 at 21:36 UTC, before any of its runs was trained and after
-those numbers were settled; since then the second round, still not trained, is a test of the same
-method. The text is a mix: 2,000 articles of Wikipedia, the books of round 3, and 35 MB of Python
-(transformers 5.23, torch 2.13), with a vocabulary of 8,192 trained on them. Other sizes, rates,
-batches and optimizers than in round 3, small noisy steps and Muon among them.
-
-Each trains at a constant rate and lets it fall over the last fifth. Its losses up to a third of the
-constant part are fitted; forecast is the mean of the last 50 losses of that part, with an 80 % band.
-
-The second round's text is 15,200 English Wikipedia articles as `wikipedia.py` makes them (44M GPT-2 tokens); runs
-of 66M see it one and a half times. The runs are written to `--work`, without checkpoints (`--only NAME
-...` trains those whose names begin so, and leaves the others' results as they are). Per step, loss and
-rate of each are kept.
-
-Writes to `--out` (two files): `forecast_runs_N.json`, the table, and `forecast_runs_N_curves.json.gz`.
-Round 2 on one H200: about 9 minutes with start-up. Rounds 3 and 4 on a CPU core: about 80 minutes
-each. `--round 0`: two small models, about a minute each.
-"""  # noqa: E501 (a command is one line)
+Writes to `--out` (two files): `forecast_runs_N.json`, and `forecast_runs_N_curves.json.gz` with
+loss and rate of each step. Runs are written to `--work`, without checkpoints; `--only NAME ...`
+trains those whose names begin so, and leaves the others' results as they are: several processes may
+share a round.
+"""
 
 from __future__ import annotations
 
@@ -61,12 +53,13 @@ from pathlib import Path
 from typing import Any
 
 from common import machine, parser_for, write_result
+from filelock import FileLock
 from recipe_run import QUIET
 
-from hornbook.evaluate.curve import AVERAGED, read_curve
+from hornbook.evaluate.curve import AVERAGED, Curve, read_curve
 from hornbook.evaluate.fit import ensemble
 from hornbook.evaluate.forecast import check_enough
-from hornbook.evaluate.slopes import Traits
+from hornbook.evaluate.slopes import LEARNT, Traits
 from hornbook.files import atomic_path
 from hornbook.model.count import parameters
 from hornbook.model.presets import resolve
@@ -215,6 +208,14 @@ def train(run: Run, tokens: Path, folder: Path) -> dict[str, Any]:
     }
 
 
+def curve_of(steps: list[dict[str, float]]) -> Curve:
+    """What the product makes of the losses of steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = Path(folder) / "metrics.jsonl"
+        metrics.write_text("".join(json.dumps(step) + "\n" for step in steps), encoding="utf-8")
+        return read_curve(metrics)
+
+
 def compare(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
     """The forecast from the first third of the constant part, and what came."""
     steps: list[dict[str, float]] = trained["steps"]
@@ -223,10 +224,7 @@ def compare(run: Run, trained: dict[str, Any]) -> dict[str, Any]:
     known = [s for s in steps if s["tokens"] <= FORECAST_AFTER * constant[-1]["tokens"]]
     ends = constant[-AVERAGED:]
     truth = statistics.fmean(step["loss"] for step in ends)
-    with tempfile.TemporaryDirectory() as folder:
-        metrics = Path(folder) / "metrics.jsonl"
-        metrics.write_text("".join(json.dumps(step) + "\n" for step in known), encoding="utf-8")
-        curve = read_curve(metrics)
+    curve = curve_of(known)
     check_enough(curve, "loss")
     began = time.perf_counter()
     x, y = curve.exposure[curve.fitted], curve.loss[curve.fitted]
@@ -274,72 +272,63 @@ def as_text(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def write(out: Path, number: int, curves: dict[str, Any]) -> None:
-    """The table and the kept losses of a round."""
-    runs = ROUNDS[number]
-    rows = [compare(run, curves[run.name]) for run in runs if run.name in curves]
-    errors = [abs(row["error"]) for row in rows]
+def keep(out: Path, number: int, name: str, trained: dict[str, Any]) -> dict[str, Any]:
+    """Add a run's losses to those of its round, and return all; other processes may do the same."""
     out.mkdir(parents=True, exist_ok=True)
-    with (
-        atomic_path(_curves_file(out, number)) as path,
-        gzip.open(path, "wt", encoding="utf-8") as file,
-    ):
-        json.dump(curves, file)
+    file = out / f"forecast_runs_{number}_curves.json.gz"
+    with FileLock(out / ".lock"):
+        curves: dict[str, Any] = {}
+        if file.exists():
+            curves = json.loads(gzip.decompress(file.read_bytes()))
+        curves[name] = trained
+        with atomic_path(file) as path:
+            path.write_bytes(gzip.compress(json.dumps(curves).encode(), mtime=0))
+    return curves
+
+
+def tabulate(out: Path, number: int, curves: dict[str, Any]) -> None:
+    """Forecast the runs of a round that are there, and write the table."""
+    rows = [compare(run, curves[run.name]) for run in ROUNDS[number] if run.name in curves]
+    median = statistics.median(abs(row["error"]) for row in rows)
     write_result(out, f"forecast_runs_{number}", {
+        "command": f"python benchmarks/forecast_runs.py --tokens DIR --work work --round {number}",
         "what": "forecast of the mean loss of the last 50 steps at a constant rate, from the first"
         " third of its tokens; 80 % band",
-        "runs": [dataclasses.asdict(run) for run in runs],
+        "runs": [dataclasses.asdict(run) for run in ROUNDS[number]],
         "trained on": [curves[row["run"]]["machine"] for row in rows],
+        "learnt": dataclasses.asdict(LEARNT),
         "numbers": rows,
         "table": [as_text(row) for row in rows],
-        "median error": round(statistics.median(errors), 5),
+        "median error": round(median, 5),
         "inside": f"{sum(row['inside'] for row in rows)} of {len(rows)}",
     })  # fmt: skip
     for row in rows:
         mark = "inside" if row["inside"] else "OUTSIDE"
         print(
-            f"{row['run']:<22} {row['forecast']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+            f"{row['run']:<24} {row['forecast']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
             f"  came {row['came']:.3f}  {100 * row['error']:+.2f} %  {mark}"
         )
-    print(f"median error {100 * statistics.median(errors):.2f} %")
-
-
-def _curves_file(out: Path, number: int) -> Path:
-    return out / f"forecast_runs_{number}_curves.json.gz"
-
-
-def _kept_curves(out: Path, number: int) -> dict[str, Any]:
-    file = _curves_file(out, number)
-    if not file.exists():
-        return {}
-    with gzip.open(file, "rt", encoding="utf-8") as opened:
-        found: dict[str, Any] = json.load(opened)
-    return found
+    print(f"median error {100 * median:.2f} %")
 
 
 def options() -> argparse.Namespace:
     parser = parser_for(__doc__, tiny=False)
-    parser.add_argument("--tokens", type=Path, help="folder of token shards")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder of token shards")
     parser.add_argument("--work", type=Path, default=Path("forecast-runs"))
     parser.add_argument("--only", nargs="+", default=[], help="names of runs, or their beginnings")
     parser.add_argument("--round", type=int, default=2, choices=ROUNDS, help="0: a rehearsal")
-    parser.add_argument("--tabulate", type=Path, metavar="DIR", help="only fit what is kept there")
     return parser.parse_args()
 
 
 def main() -> None:
     given = options()
-    if given.tabulate:
-        write(given.tabulate, given.round, _kept_curves(given.tabulate, given.round))
-        return
     for run in ROUNDS[given.round]:
         if given.only and not run.name.startswith(tuple(given.only)):
             continue
         began = time.perf_counter()
         folder = given.work / run.name.replace(" ", "-").replace(",", "")
         trained = train(run, given.tokens, folder)
-        # Read again: another process may have added to it while this one trained.
-        write(given.out, given.round, _kept_curves(given.out, given.round) | {run.name: trained})
+        tabulate(given.out, given.round, keep(given.out, given.round, run.name, trained))
         print(f"{run.name}: {time.perf_counter() - began:.0f} s with start-up", flush=True)
 
 

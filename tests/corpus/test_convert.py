@@ -122,6 +122,8 @@ def test_refusals(shards: Path, tmp_path: Path) -> None:
     for out in (tmp_path / "mine.csv", tmp_path):
         with pytest.raises(HornbookError, match="is there already"):
             convert([shards], "csv", out)
+    with pytest.raises(HornbookError, match="is there already"):
+        convert([shards], "text", tmp_path / "shards", separator="--")
     assert (tmp_path / "mine.csv").read_text() == "kept"
     (tmp_path / "cut.jsonl").write_text('{"text": "a"}\n{"text": ')
     with pytest.raises(HornbookError, match="line 2"):

@@ -1,7 +1,7 @@
 """The fit finds laws that are known, and its band holds what comes as often as it says.
 
 Made-up curves follow the law exactly, so where its own interval is tested, the slopes that real
-runs had are left out (`by_law_alone`).
+runs had are left out (`BY_LAW_ALONE`).
 """
 
 from __future__ import annotations
@@ -14,18 +14,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.evaluate.synthetic_curves import Known, drawn, tokens
 
-from hornbook.evaluate import fit as module
 from hornbook.evaluate.fit import Ensemble, ensemble, fit
-from hornbook.evaluate.slopes import DRIFT, Traits
+from hornbook.evaluate.slopes import DRIFT, LEARNT, Learnt, Traits
 
 STEPS = 1000
-TRAITS = Traits(per_parameter=1.0, step=8192, vocabulary=1024, muon=False)
-
-
-@pytest.fixture
-def by_law_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "expected", lambda slopes, level, traits: slopes)
-    monkeypatch.setattr(module, "DRIFT", 0.0)
+TRAITS = Traits(tokens_per_parameter=1.0, tokens_per_step=8192, vocabulary=1024, muon=False)
+BY_LAW_ALONE = Learnt(0, own=1, high=0, step=0, trained=0, muon=0, seen=LEARNT.seen, drift=0)
 
 
 def seen(known: Known, seed: int, ahead: int = 3) -> tuple[Ensemble, float, float]:
@@ -33,7 +27,7 @@ def seen(known: Known, seed: int, ahead: int = 3) -> tuple[Ensemble, float, floa
     and their mean loss."""
     x = tokens(ahead * STEPS)
     y = known.measured(x, seed)
-    made = ensemble(x[20:STEPS], y[20:STEPS], TRAITS, 200, 1, 50)
+    made = ensemble(x[20:STEPS], y[20:STEPS], TRAITS, 200, 1, 50, BY_LAW_ALONE)
     return made, float(x[-25]), float(y[-50:].mean())
 
 
@@ -67,19 +61,16 @@ def coverage(seeds: range) -> float:
     return held / len(seeds)
 
 
-@pytest.mark.usefixtures("by_law_alone")
 def test_the_bootstrap_alone_holds_what_comes() -> None:
     """Where the law is exactly right no drift is needed: 80 % is 80 %, within 20 draws."""
     assert 0.6 <= coverage(range(20)) <= 0.95
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("by_law_alone")
 def test_coverage_over_200_curves() -> None:
     assert 0.7 <= coverage(range(200)) <= 0.9
 
 
-@pytest.mark.usefixtures("by_law_alone")
 def test_correlated_noise_widens_the_band() -> None:
     widths = []
     for correlation in (0.0, 0.95):
@@ -118,7 +109,7 @@ def test_curves_that_are_flat_never_get_lower() -> None:
     made = ensemble(
         x,
         drawn(1, STEPS).measured(x, 1),
-        replace(TRAITS, per_parameter=13.0, step=256, muon=True),
+        replace(TRAITS, tokens_per_parameter=13.0, tokens_per_step=256, muon=True),
         400,
         1,
         50,
@@ -146,11 +137,10 @@ def test_the_band_is_at_least_as_wide_as_runs_strayed() -> None:
     assert (high - low) / 2 / middle > 0.9 * one_sided
 
 
-@pytest.mark.usefixtures("by_law_alone")
 def test_where_curves_cross_a_target() -> None:
     x = tokens(STEPS)
     known = Known(2.0, 1.0, 0.4, x[-1], 0.02, 0.0)
-    made = ensemble(x, known.measured(x, 1), TRAITS, 400, 1, 50)
+    made = ensemble(x, known.measured(x, 1), TRAITS, 400, 1, 50, BY_LAW_ALONE)
     target = float(known.loss(5 * x[-1]))
     low, middle, high = np.quantile(made.crossing(target), (0.1, 0.5, 0.9), method="inverted_cdf")
     assert low < 5 * x[-1] < high and middle == pytest.approx(5 * x[-1], rel=0.5)

@@ -80,9 +80,9 @@ def test_a_target_too_far_to_say(tmp_path: Path) -> None:
 def test_too_few_tokens_a_parameter_are_said(tmp_path: Path) -> None:
     curve = curve_of(tmp_path)  # 8.2M tokens
     assert not any("a parameter" in note for note in made(curve, None).notes)
-    place = Place(2.8e9, 2.5e9, float(curve.tokens[-1]), curve.now, 4.4, 400)
+    place = Place(9e9, 9e9, float(curve.tokens[-1]), curve.now, 4.4, 400)
     notes = forecast(curve, "loss", None, place, 0.0, [DEVICE], 100, 1).notes
-    assert any("0.0032 tokens a parameter" in note for note in notes)
+    assert any("tokens a parameter 0.0009 (0.002 to 19)" in note for note in notes)
 
 
 def test_what_the_falling_rate_gained_is_counted_on_again(tmp_path: Path) -> None:

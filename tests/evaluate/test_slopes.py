@@ -1,15 +1,16 @@
-"""What is expected of a slope: between its own and those that other runs had."""
+"""What slopes are expected to become: what flattens a curve, and where nothing is known."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from hornbook.evaluate.slopes import SEEN, Traits, expected, unseen
+from hornbook.evaluate.slopes import HIGH, LEARNT, STEP, TRAINED, Traits, expected, unseen
 
-TRAITS = Traits(per_parameter=1.0, step=8192, vocabulary=1024, muon=False)
+TRAITS = Traits(tokens_per_parameter=1.0, tokens_per_step=8192, vocabulary=1024, muon=False)
 LEVEL = 4.5
 
 
@@ -18,22 +19,28 @@ def slope(own: float, traits: Traits = TRAITS, level: float = LEVEL) -> float:
 
 
 def test_what_makes_a_curve_flatten_out() -> None:
-    assert slope(0.05) < slope(0.15) < 0.15 and slope(0.05) > 0.05
-    assert slope(0.1, level=5.5) > slope(0.1)
-    assert slope(0.1, replace(TRAITS, step=512)) < slope(0.1)
+    assert 0.05 < slope(0.05) < slope(0.15) < 0.15
+    assert slope(0.1, level=5.2) > slope(0.1)
+    assert slope(0.1, replace(TRAITS, tokens_per_step=512)) < slope(0.1)
     for muon in (False, True):
-        early, late = (replace(TRAITS, per_parameter=p, muon=muon) for p in (0.1, 10.0))
+        early, late = (replace(TRAITS, tokens_per_parameter=n, muon=muon) for n in (0.1, 10.0))
         assert slope(0.1, late) < slope(0.1, early)
-    late = replace(TRAITS, per_parameter=10.0)
-    assert slope(0.1, replace(late, muon=True)) < slope(0.1, late)
+    assert slope(0.1, late) < slope(0.1, replace(late, muon=False))
 
 
-@pytest.mark.parametrize("far", [1e-3, 1e3])
-def test_beyond_what_was_seen_the_nearest_counts(far: float) -> None:
-    ends = [bounds[far > 1] for bounds in SEEN.values()]
-    high, step, fresh = ends
-    nearest = slope(0.1, replace(TRAITS, step=step, per_parameter=fresh), high * np.log(1024))
-    strange = replace(TRAITS, step=far * step, per_parameter=far * fresh)
-    assert slope(0.1, strange, far * high * np.log(1024)) == pytest.approx(nearest)
-    assert len(unseen(far * high * float(np.log(1024)), strange)) == 3
-    assert not unseen(LEVEL, TRAITS)
+@pytest.mark.parametrize(("end", "far"), [(0, 0.2), (1, 20.0)])
+def test_beyond_what_was_seen_the_nearest_counts(end: int, far: float) -> None:
+    high, step, trained = (LEARNT.seen[name][end] for name in (HIGH, STEP, TRAINED))
+    nearest = replace(TRAITS, tokens_per_step=step, tokens_per_parameter=trained)
+    beyond = replace(TRAITS, tokens_per_step=far * step, tokens_per_parameter=far * trained)
+    level = high * math.log(TRAITS.vocabulary)
+    assert slope(0.1, beyond, far * level) == pytest.approx(slope(0.1, nearest, level))
+
+
+def test_what_was_not_seen_is_said() -> None:
+    assert unseen(LEVEL, TRAITS) is None
+    large = Traits(tokens_per_parameter=20.0, tokens_per_step=524288, vocabulary=50257, muon=False)
+    assert unseen(3.29, large) == (
+        "beyond the runs that forecasts were learnt from: loss / ln(vocabulary) 0.3 (0.41 to 0.78),"
+        " tokens a step 524,288 (256 to 32,768), tokens a parameter 20 (0.002 to 19); trust it less"
+    )

@@ -21,7 +21,7 @@ from hornbook.documents import Document
 from hornbook.errors import HornbookError
 from hornbook.feed import archive_index
 from hornbook.feed.archive import Archive, ArchiveProducer, Broken
-from hornbook.feed.archive_index import line_spans
+from hornbook.feed.archive_index import OpenFiles, line_spans
 from hornbook.feed.config import FeedConfig
 from hornbook.feed.reject import LONGEST
 from hornbook.tokens.order import derive_key, permute
@@ -91,15 +91,19 @@ def test_each_kind_gives_each_text_at_its_index(kind: str, tmp_path: Path) -> No
         assert [each.text for each in found if isinstance(each, Document)] == TEXTS[::-1]
 
 
-def test_more_files_than_are_held_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive_index, "OPEN_FILES", 3)
-    (tmp_path / "all").mkdir()
-    for number in range(10):
-        jsonl(tmp_path / "all" / f"{number}.jsonl", TEXTS[30 * number :][:30])
-    archive = Archive(tmp_path / "all", None, tmp_path / "scratch")
-    order = np.random.default_rng(1).integers(0, len(TEXTS), 500).tolist()
-    found = [archive.text(index) for index in order]
-    assert [each.text for each in found if isinstance(each, Document)] == [TEXTS[i] for i in order]
+def test_a_few_files_are_held_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_index, "OPEN_FILES", 2)
+    paths = [jsonl(tmp_path / f"{number}.jsonl", TEXTS[number:]) for number in range(4)]
+    files, opened = OpenFiles(), []
+    for path in (paths[0], paths[1], paths[0], paths[2], paths[3]):
+        assert files.read(path, 3, 50) == path.read_bytes()[3:53]
+        opened.append(files._held[path])
+    assert opened[0] is opened[2] and list(files._held) == paths[2:]
+    assert [file.closed for file in opened] == [True, True, True, False, False]
+    opened[-1].close()  # one that cannot be read any more
+    with pytest.raises(ValueError, match="closed file"):
+        files.read(paths[3], 0, 1)
+    assert files.read(paths[3], 0, 1) == b"{"
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "zip"])

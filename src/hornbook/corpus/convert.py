@@ -73,7 +73,8 @@ def convert(
     found = find_inputs(inputs, option="--")
     if out.resolve() in {file.path.resolve() for each in found for file in each.files}:
         raise HornbookError("is among the files to be read", where=out, hint="Name another --out")
-    if out.exists() and not (out.is_dir() and to == "text"):  # a folder of texts may be empty
+    is_folder = to == "text" and separator is None  # may be there, if it is empty
+    if out.exists() and not (is_folder and out.is_dir()):
         raise HornbookError("is there already", where=out, hint="Name another --out, or remove it")
     count = Count()
     total = sum(file.bytes for each in found for file in each.files)

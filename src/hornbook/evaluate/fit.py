@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hornbook.evaluate.slopes import DRIFT, Traits, expected
+from hornbook.evaluate.slopes import LEARNT, Learnt, Traits, expected
 
 Column = npt.NDArray[np.float64]
 
@@ -130,8 +130,9 @@ def fit(x: Column, y: Column) -> Fit:
 
 
 def ensemble(
-    x: Column, y: Column, traits: Traits, times: int, seed: int, averaged: int
-) -> Ensemble:
+    x: Column, y: Column, traits: Traits, times: int, seed: int, averaged: int,
+    learnt: Learnt = LEARNT,
+) -> Ensemble:  # fmt: skip
     """Curves that the data allow: `times` refits on resampled residuals, each with its own slope.
 
     Args:
@@ -141,6 +142,7 @@ def ensemble(
         times: how many curves.
         seed: of the resampling.
         averaged: neighbouring losses whose mean will be compared with the forecast.
+        learnt: what is known of slopes.
     """
     random = np.random.default_rng(seed)
     binned = _binned(x, y)
@@ -152,8 +154,8 @@ def ensemble(
     priors = random.normal(PRIOR, PRIOR_WIDTH, times)
     floors, scales, exponents = _solve(binned, resampled, weights, variance, priors)
     levels = floors + scales
-    slopes = expected(exponents * scales / levels, best.loss(best.unit), traits)
-    slopes = np.clip(slopes + random.normal(0.0, DRIFT, times), 0.0, exponents)
+    slopes = expected(exponents * scales / levels, best.loss(best.unit), traits, learnt)
+    slopes = np.clip(slopes + random.normal(0.0, learnt.drift, times), 0.0, exponents)
     scales = levels * slopes / exponents
     late = x >= FIRST_SHARE * best.unit
     residuals = y[late] - best.shape(x[late] / best.unit)

@@ -223,7 +223,8 @@ def _notes(
         )
     else:
         notes.append("a falling rate at the end lowers the loss further; that is not counted on")
-    notes += unseen(made.best.loss(made.best.unit), traits)
+    if strange := unseen(made.best.loss(made.best.unit), traits):
+        notes.append(strange)
     if not within(place):
         notes.append(
             "the laws were fitted on models from 44M parameters and after 1B tokens; before that"

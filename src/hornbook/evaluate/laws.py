@@ -77,6 +77,7 @@ class Place:
     token_bytes: float
     """Bytes of text that one of its tokens holds."""
     vocabulary: int
+    """Tokens that there are."""
     muon: bool = False
     """Whether Muon trains it."""
 

@@ -6,12 +6,12 @@ with ahead. A slope is the relative fall of the loss for each factor of e in tok
 A third of a run says little of how it goes on, since a power law with a floor fits it with many
 exponents. What the slopes of other runs became says more:
 
-    slope ahead = USUAL + OWN x slope now + HIGH x loss / ln(vocabulary) + STEP x ln(tokens a step)
-                  + (FRESH, with Muon + MUON) x ln(tokens a parameter of the blocks)
+    slope ahead = usual + own x slope now + high x loss / ln(vocabulary) + step x ln(tokens a step)
+                  + trained x ln(tokens a parameter of the blocks), with Muon (trained + muon) x it
 
 A loss that is still high falls on. Small steps are noisy and flatten out at a constant rate. So do
 Muon's, as large however small the gradients are, the more tokens a parameter has seen. Regressed by
-benchmarks/forecast_slopes.py, whose page in the docs says how well runs are forecast by the others.
+benchmarks/forecast_slopes.py; docs/forecast.md says how well runs are forecast by the others.
 """
 
 from __future__ import annotations
@@ -24,55 +24,86 @@ import numpy.typing as npt
 
 Column = npt.NDArray[np.float64]
 
-USUAL, OWN, HIGH, STEP, FRESH, MUON = -0.220, 0.312, 0.250, 0.0176, -0.0062, -0.0063
+HIGH, STEP, TRAINED = "loss / ln(vocabulary)", "tokens a step", "tokens a parameter"
 
 DRIFT = 0.03
 """Standard deviation of what slopes become, around those expected. Runs of one kind, expected from
-those of the others, were off by 0.020; the terms were chosen on these very runs, hence more."""
+those of the others, were off by 0.022; the terms were chosen on these very runs, hence more."""
 
-SEEN = {
-    "loss / ln(vocabulary)": (0.41, 0.78),
-    "tokens a step": (256.0, 32768.0),
-    "tokens a parameter": (0.004, 19.5),
-}
-"""The least and the most of each that the runs had which this was learnt from: beyond, the nearest
-counts."""
+
+@dataclass(frozen=True)
+class Learnt:
+    """Numbers of the formula above, and what they were learnt from."""
+
+    usual: float
+    own: float
+    high: float
+    step: float
+    trained: float
+    muon: float
+    seen: dict[str, tuple[float, float]]
+    """The least and the most of each trait that the runs had: beyond, the nearest counts."""
+    drift: float = DRIFT
+
+
+LEARNT = Learnt(
+    usual=-0.1715, own=0.3105, high=0.2119, step=0.0143, trained=-0.0054, muon=-0.0078,
+    seen={HIGH: (0.41, 0.78), STEP: (256, 32768), TRAINED: (0.002, 19)},
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Traits:
     """What a run is, besides its curve."""
 
-    per_parameter: float
+    tokens_per_parameter: float
     """Tokens at the last fitted point, for each parameter of the blocks."""
-    step: float
-    """Tokens of a step."""
+    tokens_per_step: float
     vocabulary: int
+    """Tokens that there are: guessing among them costs ln(vocabulary) nats."""
     muon: bool
     """Whether Muon trains the matrices."""
 
     def named(self, level: float) -> dict[str, float]:
-        """The traits of `SEEN`, where the loss is at `level`."""
-        return dict(zip(SEEN, (level / math.log(self.vocabulary), self.step, self.per_parameter),
-                        strict=True))  # fmt: skip
+        """What the formula takes of a run whose loss is at `level`."""
+        return {
+            HIGH: level / math.log(self.vocabulary),
+            STEP: self.tokens_per_step,
+            TRAINED: self.tokens_per_parameter,
+        }
 
 
-def expected(slopes: Column, level: float, traits: Traits) -> Column:
+def terms(slopes: Column, named: dict[str, float], muon: bool) -> tuple[Column, ...]:
+    """What own, high, step, trained and muon are multiplied with."""
+    trained = math.log(named[TRAINED])
+    known = (named[HIGH], math.log(named[STEP]), trained, muon * trained)
+    return slopes, *(np.array(term) for term in known)
+
+
+def expected(slopes: Column, level: float, traits: Traits, learnt: Learnt = LEARNT) -> Column:
     """The slopes to reckon with, of curves that leave the last point, at `level`, with `slopes`."""
-    high, step, fresh = (
-        min(max(value, SEEN[name][0]), SEEN[name][1]) for name, value in traits.named(level).items()
-    )
-    others = HIGH * high + STEP * math.log(step) + (FRESH + MUON * traits.muon) * math.log(fresh)
-    return USUAL + OWN * slopes + others
+    nearest = {
+        name: min(max(value, learnt.seen[name][0]), learnt.seen[name][1])
+        for name, value in traits.named(level).items()
+    }
+    found = np.full_like(slopes, learnt.usual)
+    weights = (learnt.own, learnt.high, learnt.step, learnt.trained, learnt.muon)
+    for weight, term in zip(weights, terms(slopes, nearest, traits.muon), strict=True):
+        found += weight * term
+    return found
 
 
-def unseen(level: float, traits: Traits) -> list[str]:
-    """What of a run lies outside those that slopes were learnt from."""
-    return [
-        f"{value:.2g} {name}: forecasts were learnt from runs with {low:g} to {high:g}, trust this"
-        " one less"
-        for (name, value), (low, high) in zip(
-            traits.named(level).items(), SEEN.values(), strict=True
-        )
-        if not low <= value <= high
+def unseen(level: float, traits: Traits) -> str | None:
+    """What of a run lies outside those that slopes were learnt from, as a note; None: nothing."""
+    strange = [
+        f"{name} {_shown(value)} ({_shown(learnt[0])} to {_shown(learnt[1])})"
+        for name, value in traits.named(level).items()
+        if not (learnt := LEARNT.seen[name])[0] <= value <= learnt[1]
     ]
+    if not strange:
+        return None
+    return f"beyond the runs that forecasts were learnt from: {', '.join(strange)}; trust it less"
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"

@@ -45,7 +45,7 @@ CACHE_BYTES = 512 * 2**20
 took 54 ms for one of 16 MB (two busy cores)."""
 
 OPEN_FILES = 64
-"""Of jsonl that are held open."""
+"""Of jsonl that are held open: a process may have 1,024, and most archives have fewer."""
 
 BROKEN = (*DAMAGE, HornbookError, UnicodeDecodeError, NotImplementedError, RuntimeError)
 """What reading one text may raise; zipfile has RuntimeError for one that is encrypted."""
@@ -203,13 +203,18 @@ class OpenFiles:
         self._held: OrderedDict[Path, BinaryIO] = OrderedDict()
 
     def read(self, path: Path, start: int, length: int) -> bytes:
-        """Bytes of a file; fewer where it ends before."""
+        """Bytes of a file; fewer where it ends before. After an `OSError` it is opened anew."""
         file = self._held.pop(path, None) or open(path, "rb", buffering=0)  # noqa: SIM115
+        try:
+            file.seek(start)
+            data = file.read(length)
+        except OSError:
+            file.close()
+            raise
         self._held[path] = file
         if len(self._held) > OPEN_FILES:
             self._held.popitem(last=False)[1].close()
-        file.seek(start)
-        return file.read(length)
+        return data
 
 
 class RowGroups:
