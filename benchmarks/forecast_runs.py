@@ -56,6 +56,7 @@ from common import machine, parser_for, write_result
 from filelock import FileLock
 from recipe_run import QUIET
 
+from hornbook.errors import HornbookError
 from hornbook.evaluate.curve import AVERAGED, Curve, read_curve
 from hornbook.evaluate.fit import ensemble
 from hornbook.evaluate.forecast import check_enough
@@ -288,7 +289,16 @@ def keep(out: Path, number: int, name: str, trained: dict[str, Any]) -> dict[str
 
 def tabulate(out: Path, number: int, curves: dict[str, Any]) -> None:
     """Forecast the runs of a round that are there, and write the table."""
-    rows = [compare(run, curves[run.name]) for run in ROUNDS[number] if run.name in curves]
+    rows: list[dict[str, Any]] = []
+    refused: dict[str, str] = {}
+    for run in ROUNDS[number]:
+        try:
+            rows += [compare(run, curves[run.name])] if run.name in curves else []
+        except HornbookError as error:  # too little to forecast from: said, and the others go on
+            refused[run.name] = str(error)
+    if not rows:
+        print(refused)
+        return
     median = statistics.median(abs(row["error"]) for row in rows)
     write_result(out, f"forecast_runs_{number}", {
         "command": f"python benchmarks/forecast_runs.py --tokens DIR --work work --round {number}",
@@ -298,7 +308,11 @@ def tabulate(out: Path, number: int, curves: dict[str, Any]) -> None:
         "trained on": [curves[row["run"]]["machine"] for row in rows],
         "learnt": dataclasses.asdict(LEARNT),
         "numbers": rows,
-        "table": [as_text(row) for row in rows],
+        "table": [
+            *(as_text(row) for row in rows),
+            *({"run": name, "error": "refused"} for name in refused),
+        ],
+        "refused": refused,
         "median error": round(median, 5),
         "inside": f"{sum(row['inside'] for row in rows)} of {len(rows)}",
     })  # fmt: skip
@@ -308,7 +322,7 @@ def tabulate(out: Path, number: int, curves: dict[str, Any]) -> None:
             f"{row['run']:<24} {row['forecast']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
             f"  came {row['came']:.3f}  {100 * row['error']:+.2f} %  {mark}"
         )
-    print(f"median error {100 * median:.2f} %")
+    print(f"median error {100 * median:.2f} %; refused: {list(refused) or 'none'}")
 
 
 def options() -> argparse.Namespace:
