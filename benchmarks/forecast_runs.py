@@ -28,8 +28,9 @@ band. Each round was declared before any of its runs was trained:
    2,000 articles of Wikipedia, the books and 35 MB of Python (transformers 5.23, torch 2.13), with
    a vocabulary of 8,192 trained on it.
 
-`results/forecast_runs_N.json` has a round's forecasts by the method of that time. None is made
-again when the method changes: `forecast_slopes.py` learns from their curves.
+`results/forecast_runs_N.json` has a round's forecasts by the method of that time (the second was
+trained last, on 2026-11-23). None is made again when the method changes: `forecast_slopes.py`
+learns from their curves.
 
 Writes to `--out` (two files): `forecast_runs_N.json`, and `forecast_runs_N_curves.json.gz` with
 loss and rate of each step. Runs are written to `--work`, without checkpoints; `--only NAME ...`
@@ -305,6 +306,7 @@ def tabulate(out: Path, number: int, curves: dict[str, Any]) -> None:
         "what": "forecast of the mean loss of the last 50 steps at a constant rate, from the first"
         " third of its tokens; 80 % band",
         "runs": [dataclasses.asdict(run) for run in ROUNDS[number]],
+        "machine": curves[rows[0]["run"]]["machine"],  # that trained; any may fit and tabulate
         "trained on": [curves[row["run"]]["machine"] for row in rows],
         "learnt": dataclasses.asdict(LEARNT),
         "numbers": rows,

@@ -2,11 +2,12 @@
 
     python benchmarks/forecast_slopes.py
 
-In: the constant-rate parts of 32 runs, none of them in the second and fourth rounds of
-`forecast_runs.py`. `results/forecast_slopes_curves.json.gz` has the first round of that (six),
-thirteen small ones on a CPU (Wikipedia, vocabulary of 1,024), three of the speedrun's, two of Phi-2
-from a feed. Of the speedrun's the means of 50 steps were kept: between them the loss is drawn out,
-with noise of 0.05. `results/forecast_runs_3_curves.json.gz` has the third round, eight on books.
+In: the constant-rate parts of 49 runs. `results/forecast_slopes_curves.json.gz` has the first round
+of `forecast_runs.py` (six), thirteen small ones on a CPU (Wikipedia, vocabulary of 1,024), three of
+the speedrun's, two of Phi-2 from a feed. Of the speedrun's the means of 50 steps were kept: between
+them the loss is drawn out, with noise of 0.05. `results/forecast_runs_N_curves.json.gz` has the
+rounds since: nine on a GPU, eight on books, eight on a mix. Those of the second and fourth were
+forecast by numbers that had not seen them (in their own files); afterwards they are learnt from.
 
 Each is forecast from parts of it: a third of the whole, of 70 % of it and of 50 %, half of the
 whole and of 70 %, a sixth; where these have 100 steps and a six-fold range, which is less than
@@ -42,6 +43,9 @@ Column = npt.NDArray[np.float64]
 CUTS = ((1.0, 3), (0.7, 3), (0.5, 3), (1.0, 2), (0.7, 2), (1.0, 6))
 """Share of a run that is looked at, and the part of this that is fitted: one in so many."""
 
+ROUNDS = {2: "second round", 3: "books", 4: "mix"}
+"""Rounds of `forecast_runs.py` with their own curves, and the kind that each is."""
+
 RIDGE, TIMES, SEED = 0.05, 400, 1337
 
 
@@ -66,13 +70,14 @@ def curves() -> dict[str, Any]:
     """Of each run: kind, parameters of the blocks, vocabulary, muon; losses at the constant rate,
     tokens of a step, and `first`: tokens up to the first of these, weighted with the rate."""
     found: dict[str, Any] = _read("forecast_slopes_curves")
-    for name, trained in _read("forecast_runs_3_curves").items():
-        curve = curve_of(trained["steps"])
-        found[name] = {
-            "kind": "books", "muon": name.endswith("Muon"), "blocks": trained["blocks"],
-            "vocabulary": trained["vocabulary"], "first": float(curve.exposure[curve.fitted][0]),
-            "step": curve.tokens_per_step, "loss": curve.loss[curve.fitted],
-        }  # fmt: skip
+    for number, kind in ROUNDS.items():
+        for name, trained in _read(f"forecast_runs_{number}_curves").items():
+            curve = curve_of(trained["steps"])
+            found[name] = {
+                "kind": kind, "muon": name.endswith("Muon"), "blocks": trained["blocks"],
+                "vocabulary": trained["vocabulary"], "step": curve.tokens_per_step,
+                "first": float(curve.exposure[curve.fitted][0]), "loss": curve.loss[curve.fitted],
+            }  # fmt: skip
     return found
 
 
@@ -160,6 +165,22 @@ def said(found: list[dict[str, Any]]) -> str:
     )
 
 
+def as_text(kind: str, runs: list[dict[str, Any]]) -> dict[str, str]:
+    """A kind's row of the page's table."""
+    trained = [run["tokens a parameter"] for run in runs]
+    row = {
+        "kind of run": kind,
+        "runs": str(len(runs)),
+        "tokens a parameter": f"{min(trained):.2g} to {max(trained):.2g}",
+    }
+    for by, space in (("other runs", ""), ("other kinds", " ")):
+        errors = [run[f"by {by}"]["error"] for run in runs]
+        row[f"by {by}: median error"] = f"{100 * np.median(np.abs(errors)):.1f} %"
+        row[f"from, to{space}"] = f"{100 * min(errors):+.1f} to {100 * max(errors):+.1f} %"
+        row[f"inside{space}"] = str(sum(run[f"by {by}"]["inside"] for run in runs))
+    return row
+
+
 def main() -> None:
     given = parser_for(__doc__, tiny=False).parse_args()
     rows = [row for name, run in curves().items() for row in hindcasts(name, run)]
@@ -172,24 +193,19 @@ def main() -> None:
         "all parts, by other runs": said(by_run),
         "all parts, by other kinds": said(by_kind),
     }
-    table = [
-        {
-            "run": row.run,
-            "tokens a parameter": f"{row.traits.tokens_per_parameter:.2g}",
-            "error, by other runs": f"{100 * alone['error']:+.1f} %",
-            "inside": "yes" if alone["inside"] else "no",
-            "error, by other kinds": f"{100 * strange['error']:+.1f} %",
-            "inside ": "yes" if strange["inside"] else "no",
-        }
-        for row, alone, strange in itertools.compress(
-            zip(rows, by_run, by_kind, strict=True), whole
-        )
+    alone = [*itertools.compress(zip(rows, by_run, by_kind, strict=True), whole)]
+    runs = [
+        {"run": row.run, "kind": row.kind, "tokens a parameter": row.traits.tokens_per_parameter}
+        | {"by other runs": near, "by other kinds": strange}
+        for row, near, strange in alone
     ]
+    kinds = dict.fromkeys(row.kind for row, _, _ in alone)
+    table = [as_text(kind, [each for each in runs if each["kind"] == kind]) for kind in kinds]
     print(json.dumps({"learnt": dataclasses.asdict(learnt), **summary}, indent=1))
     write_result(given.out, "forecast_slopes", {
         "what": "runs forecast from a third of their constant part, with slopes regressed on other"
         " runs, and on those of other kinds",
-        "learnt": dataclasses.asdict(learnt), "summary": summary, "table": table,
+        "learnt": dataclasses.asdict(learnt), "summary": summary, "runs": runs, "table": table,
     })  # fmt: skip
 
 

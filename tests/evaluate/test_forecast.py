@@ -82,7 +82,7 @@ def test_too_few_tokens_a_parameter_are_said(tmp_path: Path) -> None:
     assert not any("a parameter" in note for note in made(curve, None).notes)
     place = Place(9e9, 9e9, float(curve.tokens[-1]), curve.now, 4.4, 400)
     notes = forecast(curve, "loss", None, place, 0.0, [DEVICE], 100, 1).notes
-    assert any("tokens a parameter 0.0009 (0.002 to 19)" in note for note in notes)
+    assert any("tokens a parameter 0.0009 (0.002 to 52)" in note for note in notes)
 
 
 def test_what_the_falling_rate_gained_is_counted_on_again(tmp_path: Path) -> None:
