@@ -109,6 +109,48 @@ def test_stopped_and_gone_on_with(httpserver: HTTPServer, tmp_path: Path) -> Non
     assert [request.path for request, _ in httpserver.log].count("/a.txt") == 1
 
 
+def test_a_dead_host_does_not_stop_the_others(httpserver: HTTPServer, tmp_path: Path) -> None:
+    """What it has comes last, when it works again, and nothing twice."""
+    dead = ["/b.txt", "/d.txt"]
+
+    def answer(request: Request) -> Response:
+        return Response("", 503) if request.path in dead else Response(f"Text of {request.path}.")
+
+    for name in "abcde":
+        httpserver.expect_request(f"/{name}.txt").respond_with_handler(answer)
+    addresses = [httpserver.url_for(f"/{name}.txt") for name in "abcde"]
+    words = r"HTTP 503 .*b\.txt\); 1 more could not be had either\. All others are gathered"
+    with pytest.raises(StopGathering, match=words):
+        gather(tmp_path / "out", *addresses)
+    had = [document.text for document in read_documents(tmp_path / "out")]
+    assert had == [f"Text of /{name}.txt." for name in "ace"]
+    dead.remove("/b.txt")
+    with pytest.raises(StopGathering, match=r"HTTP 503 .*d\.txt\)\. All others are gathered"):
+        gather(tmp_path / "out", *addresses)
+    dead.clear()
+    report = gather(tmp_path / "out", *addresses)
+    had = [document.text for document in read_documents(tmp_path / "out")]
+    assert sorted(had) == [f"Text of /{name}.txt." for name in "abcde"]
+    assert report.documents == 5 and "files left out" not in report.counts
+    asked = [request.path for request, answer in httpserver.log if answer.status_code == 200]
+    assert all(asked.count(f"/{name}.txt") == 1 for name in "abcde")
+
+
+def test_a_host_that_stays_dead_is_left_out_when_told(
+    httpserver: HTTPServer, tmp_path: Path
+) -> None:
+    httpserver.expect_request("/a.txt").respond_with_data(BOOK)
+    httpserver.expect_request("/b.txt").respond_with_data("", status=503)
+    addresses = [httpserver.url_for("/b.txt"), httpserver.url_for("/a.txt")]
+    with pytest.raises(StopGathering, match="--leave-out-failing true"):
+        gather(tmp_path, *addresses)
+    report = gather(tmp_path, *addresses, leave_out_failing=True)
+    assert report.documents == 1 and report.counts["files left out"] == 1
+    assert "HTTP 503" in (tmp_path / "quarantine.jsonl").read_text()
+    with pytest.raises(HornbookError, match=r"HTTP 503.*mistake in the address"):
+        gather(tmp_path / "none", addresses[0], leave_out_failing=True)
+
+
 def test_what_other_settings_downloaded_is_not_read(httpserver: HTTPServer, tmp_path: Path) -> None:
     """Nothing was written yet, so other addresses are right; a file of the same name is theirs."""
     httpserver.expect_request("/1/a.txt").respond_with_data(BOOK)

@@ -192,6 +192,10 @@ class UrlConfig:
     list_file: str | None = None
     """File with one address a line."""
 
+    leave_out_failing: bool = False
+    """Leave out files whose servers do not work now, instead of ending with an error after the
+    others, to be run again."""
+
     text_column: str | None = None
     """Column or key that holds the text in tables; found by itself when there is one candidate."""
 

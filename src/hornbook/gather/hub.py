@@ -105,15 +105,17 @@ class HubSource:
             shutil.rmtree(gathering.work / f"{number:05d}", ignore_errors=True)
         fetching = fetch_files(
             files,
+            range(place["file"], len(files)),
             self._client(gathering),
             gathering.work,
-            first=place["file"],
             ahead=self._config.downloads,
             headers=self._headers,
             note=gathering.note,
         )
         with contextlib.closing(fetching):
             for number, found in fetching:
+                if isinstance(found, StopGathering):
+                    raise found
                 if isinstance(found, DownloadError):
                     raise self._problem(found, files[number].path)
                 yield from self._read(found, place, licence, gathering)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,10 +18,13 @@ from hornbook.documents import Document
 from hornbook.gather.client import FetchError, PoliteClient
 from hornbook.gather.download import PARTIAL, DownloadError, download
 from hornbook.gather.readers import Reading, read_with_cursor
-from hornbook.gather.source import Gathering
+from hornbook.gather.source import Gathering, StopGathering
 
 TOLD_SECONDS = 10.0
 """How often someone who waits for a download is told how far it is."""
+
+Refused = DownloadError | StopGathering
+"""Why a file could not be had; the second: its server works for no file now."""
 
 _NO_LIMIT = 2**50
 
@@ -45,22 +48,22 @@ class RemoteFile:
 
 def fetch_files(
     files: Sequence[RemoteFile],
+    numbers: Iterable[int],
     client: PoliteClient,
     folder: Path,
     *,
-    first: int = 0,
     ahead: int = 2,
     headers: Mapping[str, str] | None = None,
     note: Callable[[str], None],
-) -> Generator[tuple[int, Path | DownloadError], None, None]:
-    """Yield the files from number `first` on, in order: the number, and where the file is or why it
-    could not be had. `ahead` of them are downloaded at a time.
+) -> Generator[tuple[int, Path | Refused], None, None]:
+    """Yield the files of these numbers, in order: the number, and where the file is or why it could
+    not be had. `ahead` of them are downloaded at a time.
 
     Files go to FOLDER/NUMBER/NAME. Removing them is up to the caller. Closing this ends the
     downloads and closes the client; what came of a file stays for the next run.
     """
 
-    def fetch(number: int) -> Path | DownloadError:
+    def fetch(number: int) -> Path | Refused:
         file, path = files[number], _path(folder, number, files[number])
         try:
             if not path.exists():
@@ -76,13 +79,13 @@ def fetch_files(
             if file.bytes not in (None, path.stat().st_size):
                 path.unlink()
                 raise DownloadError(f"has not the {file.bytes:,} bytes that were announced")
-        except DownloadError as error:
+        except (DownloadError, StopGathering) as error:
             return error
         return path
 
     pool = ThreadPoolExecutor(ahead, "download")
-    upcoming = iter(range(first, len(files)))
-    waiting: deque[tuple[int, Future[Path | DownloadError]]] = deque()
+    upcoming = iter(numbers)
+    waiting: deque[tuple[int, Future[Path | Refused]]] = deque()
     try:
         while True:
             for number in itertools.islice(upcoming, ahead + 1 - len(waiting)):
@@ -131,6 +134,6 @@ def read_file(
         read = 0
 
 
-def is_worth_another_run(error: DownloadError) -> bool:
+def is_worth_another_run(error: Refused) -> bool:
     """Whether the same download may work later."""
     return error.retryable if isinstance(error, FetchError) else True

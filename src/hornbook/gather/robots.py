@@ -39,6 +39,7 @@ class Robots:
     def __init__(self, fetch: Callable[[str], Answer], clock: Clock):
         self._fetch, self._clock = fetch, clock
         self._rules: dict[str, tuple[float, Protego]] = {}
+        self._failed: dict[str, StopGathering] = {}
         self._lock = threading.Lock()
 
     def allows(self, url: str) -> bool:
@@ -58,9 +59,15 @@ class Robots:
         parts = urlsplit(url)
         root = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         with self._lock:
+            if root in self._failed:  # asked several times: each other page would wait as long
+                raise self._failed[root]
             fetched, rules = self._rules.get(root, (0.0, None))
             if rules is None or self._clock.now() - fetched > FRESH_S:
-                rules = _parse(*self._fetch(f"{root}/robots.txt"), root)
+                try:
+                    rules = _parse(*self._fetch(f"{root}/robots.txt"), root)
+                except StopGathering as error:
+                    self._failed[root] = error
+                    raise
                 self._rules[root] = self._clock.now(), rules
             return rules
 

@@ -19,8 +19,9 @@ from hornbook.errors import HornbookError
 from hornbook.files import read_list
 from hornbook.gather.client import Politeness
 from hornbook.gather.config import UrlConfig
-from hornbook.gather.download import DownloadError, shown
+from hornbook.gather.download import shown
 from hornbook.gather.remote_files import (
+    Refused,
     RemoteFile,
     fetch_files,
     is_worth_another_run,
@@ -53,48 +54,77 @@ class UrlSource:
         return Size()
 
     def documents(self, cursor: Cursor, gathering: Gathering) -> Iterator[Gathered]:
-        """The documents of each file. A file that its server will not give is said and left out.
+        """The documents of each file. A file that its server will not give is said and left out;
+        one whose server does not work now comes after the others, in another run if need be.
 
         Raises:
-            StopGathering: a server does not work now.
+            StopGathering: servers do not work now; all other files are gathered.
             HornbookError: bytes of another hash, an unreadable file, or no file at all.
         """
         client = gathering.client(Politeness(obey_robots=True))
         client.check_named(*(file.url for file in self._files))
-        begin, within = cursor.get("file", 0), cursor.get("documents", 0)
-        missing = cursor.get("missing", 0)
-        files = fetch_files(self._files, client, gathering.work, first=begin, note=gathering.note)
+        place: Cursor = {"file": 0, "documents": 0, "missing": 0, "later": []} | cursor
+        done, failing = place["documents"], list[str]()
+        numbers = [*range(place["file"], len(self._files)), *place["later"]]
+        files = fetch_files(self._files, numbers, client, gathering.work, note=gathering.note)
         with contextlib.closing(files):
             for number, found in files:
-                file = self._files[number]
-                if isinstance(found, DownloadError):
-                    missing += 1
-                    self._leave_out(file, found, missing, gathering)
+                later = [each for each in place["later"] if each != number]
+                if isinstance(found, Path):
+                    yield from self._read(number, found, done, place, gathering)
+                elif self._is_for_later(number, found):
+                    gathering.note(f"later: {self._why(number, found)}")
+                    later.append(number)
+                    failing.append(self._why(number, found))
                 else:
-                    done, column = within if number == begin else 0, self._config.text_column
-                    for document, count, bytes in read_file(found, column, done, gathering):
-                        place = {"file": number, "documents": count, "missing": missing}
-                        yield Gathered(_own(document, file.url), place, bytes)
-                place = {"file": number + 1, "documents": 0, "missing": missing}
-                yield Gathered(None, place)
+                    place["missing"] += 1
+                    self._leave_out(number, found, place["missing"], gathering)
+                done, follows = 0, max(place["file"], number + 1)
+                place |= {"file": follows, "documents": 0, "later": later}
+                yield Gathered(None, dict(place))
+        if failing:
+            raise _stopped(failing, every=len(failing) == len(self._files))
 
-    def _leave_out(
-        self, file: RemoteFile, error: DownloadError, missing: int, gathering: Gathering
-    ) -> None:
-        where = shown(file.url)
+    def _read(
+        self, number: int, path: Path, done: int, place: Cursor, gathering: Gathering
+    ) -> Iterator[Gathered]:
+        column, url = self._config.text_column, self._files[number].url
+        for document, count, bytes in read_file(path, column, done, gathering):
+            yield Gathered(_own(document, url), {**place, "documents": count}, bytes)
+
+    def _is_for_later(self, number: int, error: Refused) -> bool:
+        file = self._files[number]
         if file.sha256 and "sha256" in str(error):
             raise HornbookError(
-                str(error), where=where, hint="Is the hash right? If so, the file has changed"
+                str(error),
+                where=shown(file.url),
+                hint="Is the hash right? If so, the file has changed",
             )
-        if is_worth_another_run(error):
-            raise StopGathering(
-                str(error), where=where, hint="Run the same command again later: it goes on"
-            )
+        return is_worth_another_run(error) and not self._config.leave_out_failing
+
+    def _leave_out(self, number: int, error: Refused, missing: int, gathering: Gathering) -> None:
+        where, why = shown(self._files[number].url), self._why(number, error)
         if missing == len(self._files):
-            raise HornbookError(str(error), where=where, hint="Look for a mistake in the address")
-        gathering.note(f"left out: {error}")
+            raise HornbookError(why, hint="Look for a mistake in the address")
+        gathering.note(f"left out: {why}")
         gathering.count("files left out")
-        gathering.quarantine(where, str(error))
+        gathering.quarantine(where, why)
+
+    def _why(self, number: int, error: Refused) -> str:
+        if isinstance(error, StopGathering):  # of the server, not of this file
+            return f"{error.what} ({shown(self._files[number].url)})"
+        return str(error)
+
+
+def _stopped(failing: list[str], *, every: bool) -> StopGathering:
+    """What to say of files whose servers do not work now."""
+    more = f"; {len(failing) - 1} more could not be had either" if len(failing) > 1 else ""
+    rest = "" if every else "All others are gathered. "
+    return StopGathering(
+        failing[0] + more,
+        hint=f"{rest}Run the same command again later, or with --leave-out-failing true to end"
+        " without what fails",
+    )
 
 
 def _own(document: Document, url: str) -> Document:
