@@ -112,7 +112,7 @@ def hindcasts(name: str, run: dict[str, Any]) -> list[Hindcast]:
 
 def regress(rows: list[Hindcast]) -> Learnt:
     """What these say of slopes."""
-    named = [row.traits.named(row.level) for row in rows]
+    named = [row.traits.named(row.level, row.slope) for row in rows]
     table = np.array([
         terms(np.array(row.slope), each, row.traits.muon)
         for row, each in zip(rows, named, strict=True)
@@ -138,7 +138,7 @@ def forecast(row: Hindcast, learnt: Learnt) -> dict[str, Any]:
     """The error of the forecast, whether the band held, and the error of the expected slope."""
     made = ensemble(row.x, row.y, row.traits, TIMES, SEED, AVERAGED, learnt)
     low, middle, high = made.at(row.at)
-    slope = expected(np.array([row.slope]), row.level, row.traits, learnt)[0]
+    slope = expected(np.array([row.slope]), row.slope, row.level, row.traits, learnt)[0]
     return {
         "error": float(middle / row.came - 1),
         "inside": bool(low <= row.came <= high),

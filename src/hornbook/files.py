@@ -160,7 +160,7 @@ def json_objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
     for line in lines:
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter: a hundred thousand brackets
             value = None
         if isinstance(value, dict):
             yield value

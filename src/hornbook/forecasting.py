@@ -155,11 +155,15 @@ def lines(found: Forecast) -> list[str]:
         for cost in found.costs:
             low, middle, high = ("no end seen" if h is None else duration(h) for h in cost["hours"])
             money = cost["dollars"][1]
-            price = "" if money is None else f", ${max(money, 0.01):,.2f}"
+            price = "" if money is None else f", {_dollars(money)}"
             mark = "as measured" if cost["measured"] else "by plan"
             out.append(f"  {cost['device']:<18}{middle} ({low} to {high}){price}, {mark}")
     out += ["", *(f"note: {note}" for note in found.notes)]
     return [line for long in out for line in _wrapped(long)]
+
+
+def _dollars(money: float) -> str:
+    return "under $0.01" if money < 0.01 else f"${money:,.2f}"
 
 
 def _wrapped(line: str) -> list[str]:
@@ -217,7 +221,9 @@ def _answer(found: Forecast) -> list[str]:
         smallest, largest = number(min(sizes)), number(max(sizes))
         wanted = smallest if smallest == largest else f"{smallest} to {largest}"
         each = TOKENS_PER_PARAMETER
-        said.append(f"              {larger} about {wanted} parameters and {each} tokens for each")
+        said.append(f"              {larger} about {wanted} parameters and {each} tokens for each,")
+        by = f"by {len(sizes)} of {len(found.sizes)} laws; by the others no size gets there"
+        said.append(f"              {by if len(sizes) < len(found.sizes) else 'by published laws'}")
     elif found.sizes:
         said.append("              by the published laws no size of model gets there")
     return said

@@ -12,6 +12,7 @@ from tests.evaluate.synthetic_curves import STEP_TOKENS, drawn, rates, tokens, w
 from hornbook.errors import HornbookError
 from hornbook.evaluate.curve import read_curve
 from hornbook.evaluate.fit import fit
+from hornbook.evaluate.forecast import check_enough
 
 
 def metrics(folder: Path, steps: int, schedule: str, total: int | None = None) -> Path:
@@ -104,3 +105,20 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(HornbookError, match="at least 200 of them"):
         read_curve(path)
+
+
+def test_a_damaged_file_is_no_mistake_of_ours(tmp_path: Path) -> None:
+    path = write_metrics(tmp_path / "metrics.jsonl", np.linspace(5, 4, 400), np.full(400, 1e-3))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[50] = lines[50].replace('"loss": ', '"loss": 1' + 400 * "0")
+    lines[60] = 100_000 * "["
+    lines[70] = lines[70].replace('"loss": ', '"loss": 1e308, "was": ')
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    curve = read_curve(path)
+    assert curve.dropped == {"unreadable line": 1, "not a number": 2}
+    same = [json.dumps(json.loads(line) | {"tokens": 8192}) for line in lines[:40]]
+    path.write_text("\n".join(same) + "\n", encoding="utf-8")
+    with pytest.raises(HornbookError, match="too few to forecast from"):
+        check_enough(read_curve(path), "loss")
+    with pytest.raises(HornbookError, match="cannot be read"):
+        read_curve(tmp_path)

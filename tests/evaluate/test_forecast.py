@@ -118,6 +118,57 @@ def test_a_loss_that_jumped_is_said_and_one_that_rises_refused(tmp_path: Path) -
         made(curve, None)
 
 
+FLAT = Known(5.0, 0.0, 0.3, KNOWN.unit, 0.05, 0.5)
+
+
+def refused(curve: Curve) -> str:
+    """What a forecast is refused for; nothing where it is not."""
+    try:
+        made(curve, None)
+    except HornbookError as error:
+        return str(error)
+    return ""
+
+
+def test_a_loss_that_does_not_fall_is_refused(tmp_path: Path) -> None:
+    """Of noise alone a fit falls as often as it rises; what slopes of other runs became, which the
+    forecast takes from there, made of that a confident fall."""
+    x, path = tokens(STEPS), tmp_path / "metrics.jsonl"
+    said = [
+        refused(read_curve(write_metrics(path, FLAT.measured(x, seed), rates(STEPS, "constant"))))
+        for seed in range(20)
+    ]
+    assert sum("does not fall" in each for each in said) >= 18
+    for level in (0.0, 5.0):
+        losses = np.full(STEPS, level)
+        curve = read_curve(write_metrics(path, losses, rates(STEPS, "constant")))
+        assert "does not fall" in refused(curve)
+
+
+def test_a_loss_that_no_longer_falls_is_refused(tmp_path: Path) -> None:
+    x, path = tokens(STEPS), tmp_path / "metrics.jsonl"
+    fallen = np.maximum(0.0, 5.0 * ((x / (0.5 * x[-1])) ** -0.1 - 1))
+    said = [
+        refused(
+            read_curve(
+                write_metrics(path, FLAT.measured(x, seed) + fallen, rates(STEPS, "constant"))
+            )
+        )
+        for seed in range(20)
+    ]
+    assert sum("no longer falls" in each for each in said) >= 15
+
+
+def test_a_slow_fall_is_no_promise_of_a_fast_one(tmp_path: Path) -> None:
+    x = tokens(STEPS)
+    slow = Known(4.9, 0.1, 0.3, x[-1], 0.01, 0.0)
+    path = write_metrics(tmp_path / "metrics.jsonl", slow.measured(x, 1), rates(STEPS, "constant"))
+    found = made(read_curve(path), None)
+    _, middle, high = found.ahead[0]["loss"]
+    assert 4.94 < middle < float(slow.loss(x[-1])) < high + 0.01
+    assert any("slope" in note for note in found.notes)
+
+
 def test_laws_are_held_against_the_forecast_without_a_target(tmp_path: Path) -> None:
     curve = curve_of(tmp_path)
     assert not any(each["laws"] for each in made(curve, None).ahead)  # before they begin

@@ -10,7 +10,9 @@ import pytest
 from tests.evaluate.synthetic_curves import Known, rates, tokens, write_metrics
 
 from hornbook.cli import main
+from hornbook.evaluate.forecast import Forecast
 from hornbook.files import read_json
+from hornbook.forecasting import lines
 
 STEPS = 600
 KNOWN = Known(2.5, 1.0, 0.4, float(tokens(STEPS)[-1]), 0.03, 0.3)
@@ -73,6 +75,26 @@ def test_mistakes(
 ) -> None:
     assert main(["forecast", str(run), *words]) == 2
     assert why in capsys.readouterr().err
+
+
+def test_a_flat_loss(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flat = Known(5.0, 0.0, 0.4, KNOWN.unit, 0.03, 0.3).measured(tokens(STEPS), 3)
+    write_metrics(run / "pretrain" / "metrics.jsonl", flat, rates(STEPS, "constant"))
+    assert main(["forecast", str(run), "--target-loss", "4.9"]) == 2
+    assert "does not fall" in capsys.readouterr().err
+
+
+def test_how_many_laws_know_a_size_and_what_little_time_costs() -> None:
+    found = Forecast(
+        unit="nats a token", tokens=1e9, loss=3.0, floor=[2.5, 2.6, 2.7], exponent=[0.2, 0.3, 0.4],
+        gain=None, ahead=[], target=2.0, outcome="never", total=[None, None, None], reach=0.0,
+        sizes=[{"name": "a", "parameters": 6.3e12}, {"name": "b", "parameters": None}],
+        costs=[{"device": "here", "measured": True, "hours": [0.0, 1e-4, 1.0],
+                "dollars": [0.0, 2e-4, 2.0]}],
+    )  # fmt: skip
+    said = " ".join(" ".join(lines(found)).split())
+    assert "by 1 of 2 laws; by the others no size gets there" in said
+    assert "under 1 s (under 1 s to 1.0 hours), under $0.01" in said
 
 
 def test_too_little(small_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -242,7 +242,7 @@ def test_the_recipe_it_writes_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text, out = some_text(tmp_path), tmp_path / "mine.yaml"
-    where = ("--hours", "0.002", "--gpu", "cpu", "--text", str(text))
+    where = ("--hours", "0.02", "--gpu", "cpu", "--text", str(text))
     code, shown, _ = run(capsys, "--write", str(out), *where)
     assert code == 0
     assert "hornbook run" in shown

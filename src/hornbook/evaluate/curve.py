@@ -36,6 +36,9 @@ way, what is above the second is fitted."""
 FEWEST = {"loss": 200, "validation": 20}
 """Losses without which nothing is forecast."""
 
+ABSURD = 1e6
+"""A loss of so many nats is no loss."""
+
 SHORT_PLATEAU = 0.25
 """A constant part shorter than this share of the run is the top of a falling rate."""
 
@@ -93,8 +96,9 @@ def read_curve(metrics: Path, column: Literal["loss", "validation"] = "loss") ->
     table = training if column == "loss" else validation
     loss = table["loss"]
     tokens = table["tokens"]
-    good = np.isfinite(loss) & (tokens > 0)  # before the first step there is no x
-    dropped["not a number"] = int((~np.isfinite(loss)).sum())
+    sound = np.isfinite(loss) & (loss < ABSURD)
+    good = sound & (tokens > 0)  # before the first step there is no x
+    dropped["not a number"] = int((~sound).sum())
     count = min(int(good.sum()), len(training["step"]))
     if count < 3:
         raise HornbookError(
@@ -166,6 +170,8 @@ def _tables(metrics: Path) -> tuple[dict[str, Column], dict[str, Column], int]:
             "no such file: nothing is trained here yet", where=metrics,
             hint="`hornbook forecast` takes a run directory such as runs/quickstart",
         ) from None  # fmt: skip
+    except OSError as error:
+        raise HornbookError(f"cannot be read ({error.strerror})", where=metrics) from error
     for line in json_objects(lines):
         if line is None:
             unreadable += 1
@@ -193,4 +199,7 @@ def _number(value: Any) -> float:
     """A JSON value as a float; NaN where it is not a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.nan

@@ -70,6 +70,11 @@ class Fit:
     unit: float
     """Tokens at the last point."""
 
+    @property
+    def slope(self) -> float:
+        """At the last point: the share of the loss that it falls for each factor of e in tokens."""
+        return self.exponent * self.scale / (self.floor + self.scale)
+
     def loss(self, x: float) -> float:
         """The loss after x tokens."""
         return float(self.shape(np.array(x / self.unit)))
@@ -129,6 +134,27 @@ def fit(x: Column, y: Column) -> Fit:
     return _law(_binned(x, y))[0]
 
 
+def fall(x: Column, y: Column, since: float = FIRST_SHARE) -> tuple[float, float]:
+    """Nats that the loss falls for each factor of e in tokens, and the standard error of that.
+
+    A straight line through losses against ln(tokens), spikes left out; neighbours are correlated.
+
+    Args:
+        x: tokens `[points]`, rising.
+        y: losses `[points]`.
+        since: the share of the tokens from which on it is looked at.
+    """
+    binned = _binned(x, y)
+    late = binned.x >= since
+    logs, losses = np.log(binned.x[late]), binned.y[late]
+    away = logs - logs.mean()
+    slope = float(away @ losses / (away @ away))
+    residuals = losses - losses.mean() - slope * away
+    independent = max(1.0, len(logs) / _autocorrelation_time(residuals))
+    error = math.sqrt(float((residuals @ residuals) / (away @ away)) / independent)
+    return -slope, error
+
+
 def ensemble(
     x: Column, y: Column, traits: Traits, times: int, seed: int, averaged: int,
     learnt: Learnt = LEARNT,
@@ -154,14 +180,16 @@ def ensemble(
     priors = random.normal(PRIOR, PRIOR_WIDTH, times)
     floors, scales, exponents = _solve(binned, resampled, weights, variance, priors)
     levels = floors + scales
-    slopes = expected(exponents * scales / levels, best.loss(best.unit), traits, learnt)
+    level = best.loss(best.unit)
+    slopes = expected(exponents * scales / levels, best.slope, level, traits, learnt)
     slopes = np.clip(slopes + random.normal(0.0, learnt.drift, times), 0.0, exponents)
     scales = levels * slopes / exponents
     late = x >= FIRST_SHARE * best.unit
     residuals = y[late] - best.shape(x[late] / best.unit)
     noise = _spread(residuals) * math.sqrt(min(1.0, _autocorrelation_time(residuals) / averaged))
     around = random.normal(0.0, noise, times)
-    return Ensemble(best, levels - scales, scales, exponents, around, binned.spikes)
+    floors = np.maximum(levels - scales, 0.0)  # scales may be levels, but for rounding
+    return Ensemble(best, floors, scales, exponents, around, binned.spikes)
 
 
 def _binned(x: Column, y: Column) -> Binned:

@@ -15,14 +15,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from hornbook.errors import HornbookError
 from hornbook.evaluate.cost import Cost
 from hornbook.evaluate.curve import FEWEST, Curve
-from hornbook.evaluate.fit import FARTHEST, FIRST_SHARE, Ensemble, ensemble
+from hornbook.evaluate.fit import FARTHEST, FIRST_SHARE, Ensemble, Fit, ensemble, fall, fit
 from hornbook.evaluate.laws import LAWS, Place, loss_after, size_for, tokens_for, within
 from hornbook.evaluate.reference import Reference
 from hornbook.evaluate.slopes import Traits, unseen
+
+Column = npt.NDArray[np.float64]
 
 LEAST_SPAN = 8.0
 """Ratio of the last to the first fitted tokens below which nothing is forecast."""
@@ -40,6 +43,16 @@ first losses would press everything that matters flat."""
 STRAYED = 0.03
 """Share of the loss, and at least the whole width of the band, by which the last losses may lie
 beside the fitted curve before that is said. The first round's twelve fits: at most 1.04 widths."""
+
+CERTAIN = 2.0
+"""Standard errors that the fall of a loss must have. All 57 runs of docs/forecast.md had 9.6 and
+more over the third that is fitted, and 2.1 and more over the last 45 % of that."""
+
+LATE = 0.55
+"""Where these last ones begin, as a share of the tokens."""
+
+ROUNDING = 1e-6
+"""Nats: a fall that is less is none, though there is no noise."""
 
 Outcome = Literal["none", "reached", "expected", "far", "never"]
 
@@ -86,7 +99,9 @@ def check_enough(curve: Curve, column: Literal["loss", "validation"]) -> None:
     tokens = max((fewest - count) * curve.tokens_per_point, 0.0)
     if count:
         tokens = max(tokens, LEAST_SPAN * exposure[0] - exposure[-1])
-    steps = max(1, math.ceil(tokens / curve.tokens_per_step))
+    # Of a damaged file, which says the same tokens at every step, this is 0 or no number.
+    apart = curve.tokens_per_step if curve.tokens_per_step > 0 else math.inf
+    steps = max(1, math.ceil(tokens / apart))
     what = "losses" if column == "loss" else "evaluations"
     raise HornbookError(
         f"too few to forecast from: {count} {what} at a constant rate, over a {span:.1f}-fold range"
@@ -94,6 +109,30 @@ def check_enough(curve: Curve, column: Literal["loss", "validation"]) -> None:
         where="forecast",
         hint=f"Train about {steps:,} steps more ({tokens:,.0f} tokens) before the rate falls",
     )
+
+
+def check_falls(x: Column, y: Column, law: Fit) -> None:
+    """Refuse a loss that does not fall, or no longer does: what other runs' slopes became, which a
+    forecast takes from there, was never seen of such."""
+    fallen, error = fall(x, y)
+    if law.scale == 0 or fallen < max(CERTAIN * error, ROUNDING):
+        raise HornbookError(
+            "the loss does not fall over what is fitted, or too little to be told from noise:"
+            f" {fallen:.3f} nats, +/- {error:.3f}, for each factor of e in tokens",
+            where="forecast",
+            hint="Look at it in the report: a learning rate that is too high, or damaged data?"
+            " Where it only falls slowly, train on",
+        )
+    fallen, error = fall(x, y, LATE)
+    by_law = (law.loss(LATE * law.unit) - law.loss(law.unit)) / -math.log(LATE)
+    if fallen < CERTAIN * error and fallen + CERTAIN * error < by_law / 2:
+        raise HornbookError(
+            f"the loss no longer falls: {fallen:.3f} nats, +/- {error:.3f}, for each factor of"
+            f" e in tokens, over the last {100 * (1 - LATE):.0f} %",
+            where="forecast",
+            hint="Something changed, or it gets no lower like this. Small steps at a high rate come"
+            " to such an end: let the rate fall, or take larger batches",
+        )
 
 
 def forecast(
@@ -118,13 +157,8 @@ def forecast(
     check_enough(curve, column)
     x, y = curve.exposure[curve.fitted], curve.loss[curve.fitted]
     traits = Traits(x[-1] / place.blocks, curve.tokens_per_step, place.vocabulary, place.muon)
+    check_falls(x, y, fit(x, y))
     made = ensemble(x, y, traits, times, seed, curve.averaged)
-    if made.best.scale == 0:
-        raise HornbookError(
-            "the loss does not fall over what is fitted, so there is no curve to follow",
-            where="forecast",
-            hint="Look at it in the report: a learning rate that is too high, or damaged data?",
-        )
     now = curve.now
     gain = made.best.loss(float(curve.exposure[-1])) - now if curve.annealed else None
     # So many tokens do not count as ones at the full rate: what warm-up and a falling rate took.
@@ -223,7 +257,8 @@ def _notes(
         )
     else:
         notes.append("a falling rate at the end lowers the loss further; that is not counted on")
-    if strange := unseen(made.best.loss(made.best.unit), traits):
+    level = made.best.loss(made.best.unit)
+    if strange := unseen(level, made.best.slope, traits):
         notes.append(strange)
     if not within(place):
         notes.append(

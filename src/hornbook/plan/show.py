@@ -274,7 +274,7 @@ def gigabytes(size: float) -> str:
 def duration(hours: float) -> str:
     """45 s, 12 min, 3.4 hours, 5.1 days."""
     if hours < 1 / 60:
-        return f"{3600 * hours:.0f} s"
+        return f"{3600 * hours:.0f} s" if 3600 * hours >= 1 else "under 1 s"
     if hours < 1:
         return f"{60 * hours:.0f} min"
     return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.1f} days"
