@@ -159,7 +159,7 @@ def test_triton_kernel(vocabulary, columns, dtype):
         losses, softmax_gradient(plain, targets, vocabulary), rtol=1e-5, atol=1e-5
     )
     rtol = 1e-4 if dtype == torch.float32 else 0.02
-    torch.testing.assert_close(ours, plain, rtol=rtol, atol=1e-7)
+    torch.testing.assert_close(ours, plain, rtol=rtol, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -269,20 +269,24 @@ def test_padded_heads_use_cudnn(multiple, monkeypatch):
         assert used(lambda: model.hidden(data.inputs)) == {"cudnn"}
 
 
-def test_checkpointing_repeats_dropout():
+@pytest.mark.parametrize("compiled", ["off", "regional"])
+@pytest.mark.parametrize("kernel", ["cudnn", "flash", "efficient", "math"])
+def test_checkpointing_repeats_dropout(kernel, compiled):
+    """Compiled, other operations are fused, which rounds otherwise: 0.006 at most. Other masks are
+    0.5 and more away."""
     model, data = decoder("gpt2"), batch(packed=False)
     for block in model.blocks:
         block.dropout.p = 0.2
         block.attention.dropout = 0.2
     results = []
     for mode in ("none", "selective", "full"):
+        torch.compiler.reset()
         torch.manual_seed(1)
-        results.append(
-            compute(model, Engine(checkpointing=mode, attention="cudnn"), data, torch.bfloat16)
-        )
+        engine = Engine(checkpointing=mode, attention=kernel, compile=compiled)
+        results.append(compute(model, engine, data, torch.bfloat16))
     for other in results[1:]:
         for name, far in distances(other, {n: v.float() for n, v in results[0].items()}).items():
-            assert far < 1e-3, name
+            assert far < (1e-3 if compiled == "off" else 0.02), name
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import time
@@ -226,6 +227,7 @@ class Hungry(NextToken):
 
 def leave(gigabytes: float) -> None:
     """Let PyTorch take so much more than it holds."""
+    gc.collect()
     torch.cuda.empty_cache()
     total = torch.cuda.mem_get_info()[1]
     most = torch.cuda.memory_reserved() + gigabytes * 2**30
@@ -257,8 +259,9 @@ def test_out_of_memory_in_the_middle(tmp_path: Path) -> None:
                 leave(2.5)
             return super().__call__(model, batch)
 
+    # A recorded pass does not come by here, and takes no memory anew.
     settings = {**EAGER, "steps": 30, "micro_batch": 8, "activation_checkpointing": "none",
-                "cross_entropy": "plain"}  # fmt: skip
+                "cross_entropy": "plain", "cuda_graph": "off"}  # fmt: skip
     outcome = fit(tmp_path, settings, model=SMALL, objective=Shrinking())
     assert outcome.step == 30
     changes = events(tmp_path, "micro_batch")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from hornbook.model import attention
+from hornbook.model import attention, checkpointing
 from hornbook.model.attention import padded_head_dim
 from hornbook.model.decoder import Decoder
 from hornbook.model.engine import Engine
@@ -97,6 +97,26 @@ def test_checkpointing_repeats_every_bit(family, mode, autocast, tiny_decoder):
         plain = compute(decoder, Engine(), documents=DOCUMENTS, autocast=autocast)
         engine = Engine(checkpointing=mode)
         assert_equal(compute(decoder, engine, documents=DOCUMENTS, autocast=autocast), plain)
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_dropout_after_a_kept_operation_that_draws(draws, monkeypatch) -> None:
+    """As CUDA's attention kernels with dropout: kept, it does not draw its numbers again, and the
+    dropout after it drew these, so that `selective` had other gradients. (tests/gpu has the real
+    ones.)"""
+    monkeypatch.setattr(checkpointing, "ATTENTION", (torch.ops.aten.rand_like.default,))
+
+    def layer(x: Tensor) -> Tensor:
+        weights = torch.rand_like(x)
+        return torch.nn.functional.dropout(x * weights, 0.5).sin()
+
+    found = []
+    for mode in ("none", "selective"):
+        x = torch.linspace(1, 2, 100).requires_grad_()
+        torch.manual_seed(3)
+        checkpointing.checkpointed(layer, mode, 10, draws, x).sum().backward()
+        found.append(x.grad)
+    assert torch.equal(*found) == draws
 
 
 def kept(decoder: Decoder, engine: Engine, *, compiled: bool = False) -> int:

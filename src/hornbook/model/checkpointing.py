@@ -1,7 +1,8 @@
 """Activation checkpointing: computing again in the backward pass what was not kept.
 
 In: a function of activations, and how much it is to keep. Out: the same numbers, bit for bit, for
-less memory and more time (arXiv:1604.06174). Dropout repeats itself: the generator's state is kept.
+less memory and more time (arXiv:1604.06174). Dropout repeats itself: the generator's state is kept,
+and whatever draws from it is done again.
 
 For a GPT-2 block (width w, MLP 4w), in numbers of w a token: a compiled block keeps 16.6, which are
 its input, the sum in its middle, both norms' outputs, query, key, value, attention's output, and
@@ -35,7 +36,7 @@ ATTENTION = (
     torch.ops.aten._scaled_dot_product_attention_math_for_mps.default,
     torch.ops.higher_order.flex_attention,
 )
-"""Always kept: of all operations the dearest to repeat, for the smallest output."""
+"""Kept by `selective`: of all operations the dearest to repeat, for the smallest output."""
 
 PRODUCTS = {
     torch.ops.aten.mm.default: 1,
@@ -46,7 +47,11 @@ PRODUCTS = {
 
 
 def checkpointed(
-    function: Callable[..., Tensor], mode: Checkpointing, inner_width: int, *arguments: Any
+    function: Callable[..., Tensor],
+    mode: Checkpointing,
+    inner_width: int,
+    attention_draws: bool,
+    *arguments: Any,
 ) -> Tensor:
     """`function(*arguments)`, keeping for its backward pass what `mode` says.
 
@@ -54,6 +59,10 @@ def checkpointed(
         function: a block's forward pass.
         mode: `none` and `budget` (which the compiler sees to) keep what autograd keeps.
         inner_width: columns of the MLP's first product; such wide ones `selective` does not keep.
+        attention_draws: attention has dropout. Kept by itself it would not draw its numbers again,
+            and the dropout after it would draw these. Compiled it is the other way round: each
+            operation draws from a place of its own, but the kernels' is not kept (torch 2.11: all
+            gradients wrong), so that they must be.
         arguments: of the function.
     """
     if mode not in ("selective", "full"):
@@ -61,7 +70,11 @@ def checkpointed(
     if mode == "full" and not torch.compiler.is_compiling():
         return checkpoint(function, *arguments, use_reentrant=False)  # type: ignore[no-any-return]
     # The compiler keeps the outputs of custom operations (GELU's products) unless it is told.
-    policy = partial(_policy, inner_width) if mode == "selective" else _keep_nothing
+    compiled = torch.compiler.is_compiling()
+    if mode == "selective":
+        policy = partial(_policy, inner_width, compiled or not attention_draws)
+    else:
+        policy = partial(_policy, 0, attention_draws)
     contexts = partial(create_selective_checkpoint_contexts, policy)
     return checkpoint(  # type: ignore[no-any-return]
         function, *arguments, use_reentrant=False, context_fn=contexts
@@ -84,17 +97,13 @@ def _is_not_notice(record: logging.LogRecord) -> bool:
     return "context_fn is passed to torch.utils.checkpoint" not in str(record.msg)
 
 
-def _keep_nothing(*_arguments: Any, **_options: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.PREFER_RECOMPUTE
-
-
 def _policy(
-    inner_width: int, _context: Any, operation: Any, *arguments: Any, **_options: Any
+    narrow: int, attention: bool, _context: Any, operation: Any, *arguments: Any, **_options: Any
 ) -> CheckpointPolicy:
-    """Keep attention, and products narrower than the MLP's."""
+    """Keep products with fewer columns than `narrow`, and attention where that is said."""
     if operation in ATTENTION:
-        return CheckpointPolicy.MUST_SAVE
+        return CheckpointPolicy.MUST_SAVE if attention else CheckpointPolicy.PREFER_RECOMPUTE
     matrix = PRODUCTS.get(operation)
-    if matrix is not None and arguments[matrix].shape[1] < inner_width:
+    if matrix is not None and arguments[matrix].shape[1] < narrow:
         return CheckpointPolicy.MUST_SAVE
     return CheckpointPolicy.PREFER_RECOMPUTE

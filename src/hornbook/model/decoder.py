@@ -78,7 +78,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """`layers`, keeping for the backward pass what `engine.checkpointing` says."""
         arguments = (x, rotation, mask, None, engine, extra_value)
-        return checkpointed(self.layers, engine.checkpointing, self.inner_width, *arguments)
+        draws = self.attention.dropout > 0
+        return checkpointed(self.layers, engine.checkpointing, self.inner_width, draws, *arguments)
 
     def layers(
         self,
