@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hornbook.errors import HornbookError
-from hornbook.gather.feed_log import FeedLog, Gone
+from hornbook.gather.feed_log import FeedLog, Gone, Unreadable
 from hornbook.progress import warn
 from hornbook.recipe import build_recipe, load_recipe
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jsonargparse import Namespace
 
 DAMAGED = 2
-"""Exit code of `feed check` where texts are lost."""
+"""Exit code of `feed check` where texts are lost, or cannot be read."""
 
 _AT_A_TIME = 64
 _MOST_BYTES = 16 * 2**20
@@ -85,16 +85,26 @@ def _server(url: str) -> Callable[[int, int], tuple[Records, int]]:
     """The same by HTTP."""
     import httpx2
 
-    from hornbook.tokens.feed_protocol import feed_token
+    from hornbook.tokens.feed_protocol import (
+        PROTOCOL,
+        PROTOCOL_HEADER,
+        feed_token,
+        other_protocol,
+    )
 
     token = feed_token()
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = {PROTOCOL_HEADER: str(PROTOCOL)}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
 
     def ask(cursor: int, n: int) -> tuple[Records, int]:
         parameters: dict[str, str | int] = {"cursor": cursor, "n": n, "format": "object"}
         address = url.rstrip("/") + "/generate"
         try:
             answer = httpx2.get(address, params=parameters, headers=headers, timeout=60)
+            known = answer.headers.get(PROTOCOL_HEADER, str(PROTOCOL))
+            if known != str(PROTOCOL):
+                raise other_protocol(url, known)
             content = answer.json()
             if answer.status_code != 200:
                 where, hint = f"{url}: {answer.status_code}", content.get("hint")
@@ -115,11 +125,16 @@ def _check(folder: Path) -> int:
     given = _given(folder)  # before the log, which may grow meanwhile
     log = FeedLog.open(folder)
     cursor, texts, size = log.first, 0, 0
+    unread: list[Unreadable] = []
     while cursor < log.head:
         try:
             count, array = log.texts(cursor, _AT_A_TIME, _MOST_BYTES)
         except Gone as gone:
             cursor = gone.first
+            continue
+        except Unreadable as error:
+            unread.append(error)
+            cursor = error.next
             continue
         texts, size = texts + count, size + len(array)
         cursor += count
@@ -127,6 +142,7 @@ def _check(folder: Path) -> int:
     if given > log.head:
         ranges.append(("the end", log.head, given))
     lost = sum(following - first for _, first, following in ranges)
+    unknown = sum(each.next - each.first for each in unread)
     numbers = f"{log.first:,} to {log.head - 1:,}" if log.head > log.first else "none"
     lines = [
         f"log        {log.id}",
@@ -134,9 +150,11 @@ def _check(folder: Path) -> int:
         f"texts      {texts:,}, {size:,} bytes as JSON, {log.stored_bytes:,} on disk",
         f"lost       {lost:,}",
         *(f"  {name}: {first:,} to {following - 1:,}" for name, first, following in ranges),
+        *([f"unreadable {unknown:,}"] if unread else []),
+        *(f"  {e.path.name}: {e.first:,} to {e.next - 1:,} ({e.reason})" for e in unread),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
-    return DAMAGED if lost else 0
+    return DAMAGED if lost or unread else 0
 
 
 def _given(folder: Path) -> int:
@@ -147,7 +165,7 @@ def _given(folder: Path) -> int:
         return 0
     try:
         with Cursors(folder) as cursors:
-            return cursors.highest()
+            return cursors.delivered()
     except HornbookError as error:  # damaged, or on a disk that is read only
         warn(str(error))
         return 0

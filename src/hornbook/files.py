@@ -23,8 +23,15 @@ TEMPORARY = ".tmp"
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk or its owner refuses while `path` is written into a `HornbookError`."""
+def disk_errors(
+    path: Path, instead: str = "another run directory with --run DIR"
+) -> Iterator[None]:
+    """Turn what a disk or its owner refuses while `path` is written into a `HornbookError`.
+
+    Args:
+        path: what is written.
+        instead: what to choose where it cannot be, and by which option.
+    """
     try:
         yield
     except OSError as error:
@@ -34,7 +41,13 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise HornbookError(
                 "cannot write here (read-only, or not yours)",
                 where=path,
-                hint="Choose another run directory with --run DIR, or change its permissions",
+                hint=f"Choose {instead}, or change its permissions",
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise HornbookError(
+                "is larger than the file system, or `ulimit -f`, allows",
+                where=path,
+                hint=f"Raise the limit, or choose {instead}",
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
             raise HornbookError(
@@ -44,6 +57,19 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "where a file is?",
             ) from error
         raise
+
+
+def make_folder(folder: Path, instead: str = "another run directory with --run DIR") -> None:
+    """Make a folder and those that it is in; `instead` as in `disk_errors`."""
+    with disk_errors(folder, instead):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # /proc has no room for folders, another file system for the name
+            if error.errno not in (errno.ENOENT, errno.EINVAL):
+                raise
+            raise HornbookError(
+                f"cannot be made ({error.strerror})", where=folder, hint=f"Choose {instead}"
+            ) from error
 
 
 def disk_full(path: Path) -> HornbookError:
@@ -60,8 +86,9 @@ def lock_folder(folder: Path, kind: str = "folder", option: str = "--out") -> It
     """Keep other processes out of a folder, which is made, while a command writes to it."""
     import filelock
 
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    instead = f"another {kind} with {option} DIR"
+    make_folder(folder, instead)
+    with disk_errors(folder, instead):
         lock = filelock.FileLock(folder / ".lock")
         try:
             lock.acquire(timeout=0)

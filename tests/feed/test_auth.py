@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -13,8 +14,10 @@ from tests.feed.serving import Served
 from hornbook.errors import HornbookError
 from hornbook.feed.auth import is_allowed, is_loopback, listening_addresses, server_token
 from hornbook.feed.config import FeedConfig
+from hornbook.feed.cursors import Cursors
 from hornbook.feed.log import LogWriter
-from hornbook.feed.serve import listen, serve
+from hornbook.feed.serve import _greeting, listen, serve
+from hornbook.feed.server import Feed
 
 TOKEN = "s3cret.token-of_this~test+/="
 
@@ -56,6 +59,30 @@ def test_without_a_token_a_feed_is_for_this_machine(
         serve(config)
     assert not (tmp_path / "feed").exists()
     assert listening_addresses(config, TOKEN)
+
+
+@pytest.mark.parametrize("changed", [{"host": "0.0.0.0"}, {"tunnel": "ngrok"}])
+def test_a_short_token_is_for_this_machine(changed: dict[str, Any]) -> None:
+    assert listening_addresses(FeedConfig(), "short")
+    with pytest.raises(HornbookError, match="the token has 5 characters, and 16 at least"):
+        listening_addresses(FeedConfig(**changed), "short")
+
+
+@pytest.mark.parametrize(
+    ("host", "family", "said"),
+    [
+        ("127.0.0.1", socket.AF_INET, "http://127.0.0.1:8765 ("),
+        ("0.0.0.0", socket.AF_INET, "http://127.0.0.1:8765 or http://"),
+        ("::", socket.AF_INET6, "http://[::1]:8765 or http://"),
+    ],
+)
+def test_the_greeting_has_addresses_that_can_be_asked(
+    log: LogWriter, tmp_path: Path, host: str, family: socket.AddressFamily, said: str
+) -> None:
+    with Cursors(tmp_path / "feed") as cursors:
+        feed = Feed(log, cursors, FeedConfig())
+        assert said in _greeting(feed, [(family, host)], 8765, None)
+        feed.close()
 
 
 def test_every_address_of_a_name_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,6 +196,31 @@ def test_the_wall_clock_ends_no_lease(tmp_path: Path) -> None:
             assert cursors.acknowledge("group", lease.id)
 
 
+def test_the_head_is_no_reader_and_does_not_go_back(tmp_path: Path) -> None:
+    with Cursors(tmp_path) as cursors:
+        cursors.set("run", 10)
+        assert cursors.delivered() == 10
+        for head in (40, 30):
+            cursors.note_head(head)
+        assert cursors.delivered() == 40 and cursors.highest() == 10
+        assert cursors.all() == {"run": 10} and cursors.lowest() == ("run", 10)
+        cursors.set("run", 50)
+    with Cursors(tmp_path) as cursors:
+        assert cursors.delivered() == 50
+
+
+def test_a_folder_from_before_the_head_was_noted(tmp_path: Path) -> None:
+    Cursors(tmp_path).close()
+    with sqlite3.connect(tmp_path / "state.sqlite") as database:
+        database.execute("DROP TABLE head")
+    with Cursors(tmp_path) as cursors:
+        assert cursors.delivered() == 0
+        cursors.set("run", 10)
+        assert cursors.delivered() == 10
+        cursors.note_head(20)
+        assert cursors.delivered() == 20
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "state.sqlite").write_bytes(b"no database at all, but long enough" * 100)
     with pytest.raises(HornbookError, match=r"state.sqlite: is damaged .* trainers know their own"):

@@ -99,6 +99,26 @@ def test_a_disk_that_cannot_sync_ends_the_feed(
     assert log.texts(0, 5, 100)[0] == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (errno.EACCES, "cannot write here .* Choose another feed with --feed.folder DIR"),
+        (errno.EFBIG, "is larger than the file system"),
+    ],
+)
+def test_what_a_feeds_folder_refuses_is_said_in_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, problem: str
+) -> None:
+    LogWriter.create_or_open(tmp_path).close()
+
+    def refuse(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    with pytest.raises(HornbookError, match=problem):
+        LogWriter.create_or_open(tmp_path)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB; the test is skipped where none may be mounted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import http.server
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,7 @@ from hornbook.cli import main
 from hornbook.documents import Document
 from hornbook.feed.cursors import Cursors
 from hornbook.feed.log import LogWriter
+from hornbook.feed.serve import RETAIN_SECONDS
 from hornbook.gather.feed_log import FeedLog
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "HORNBOOK_FEED_TOKEN"}
@@ -209,6 +212,35 @@ def test_an_end_that_readers_had_and_is_gone_is_named(
     assert "the end: 20 to 29" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_numbers_that_were_read_are_not_given_again(
+    tmp_path: Path, archive: Path, end: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, port = tmp_path / "feed", free_port()
+    options = (f"--feed.archive={archive}", "--feed.ahead_texts=500")
+    found: list[str] = []
+    with running(folder, port, *options) as process:
+        read_to(port, 0, 500, found)  # by number, and registered nowhere
+        time.sleep(3 * RETAIN_SECONDS)  # it is noted once a second
+        process.send_signal(end)
+        process.wait(30)
+    assert main(["feed", "check", str(folder)]) == 0
+    head = FeedLog.open(folder).head
+    path = folder / "log" / f"segment-{0:012d}.log"
+    os.truncate(path, path.stat().st_size // 2)
+    left = FeedLog.open(folder).head
+    assert left < 500 <= len(found) <= head
+    capsys.readouterr()
+    assert main(["feed", "check", str(folder)]) == 2
+    assert f"the end: {left:,} to {head - 1:,}" in capsys.readouterr().out
+    with running(folder, port, *options):
+        answer = httpx2.get(f"http://127.0.0.1:{port}/generate?cursor={left}")
+        assert answer.status_code == 410 and answer.json()["first"] == head
+        assert read_to(port, head, head + 100, []) >= head + 100
+    assert main(["feed", "check", str(folder)]) == 2
+    assert f"{path.name}: {left:,} to {head - 1:,}" in capsys.readouterr().out
+
+
 def test_read_from_a_server(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
@@ -222,6 +254,24 @@ def test_read_from_a_server(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         assert "there is no number 99" in capsys.readouterr().err
         assert main(["feed", "serve", f"--feed.folder={folder}", "--feed.port=0"]) == 2
         assert "another hornbook process" in capsys.readouterr().err
+
+
+def test_read_from_a_server_of_another_version(capsys: pytest.CaptureFixture[str]) -> None:
+    class Later(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.headers["X-Feed-Protocol"] == "1"
+            self.send_response(400)
+            self.send_header("X-Feed-Protocol", "2")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Later) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert main(["feed", "read", f"http://127.0.0.1:{server.server_port}"]) == 2
+        server.shutdown()
+    assert "speaks version 2 of the protocol, and this hornbook 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -238,6 +288,11 @@ def test_read_from_a_server(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         (["serve", "--feed.archive", "nowhere.zip"], "nowhere.zip"),
         (["serve", "--feed.prot", "1"], "Did you mean --feed.port?"),
         (["serve", "--feed.max_connections", "0"], "max_connections: must be at least 1"),
+        (["serve", "--feed.ahead_bytes", "0"], "ahead_bytes: must be at least 1, not 0"),
+        (["serve", "--feed.ahead_bytes", "0.0001KB"], "ahead_bytes: must be at least 1"),
+        (["serve", "--feed.ahead_texts", "0"], "ahead_texts: must be at least 1"),
+        (["serve", "--feed.teachers", "[{kind: hornbook}]"], "hornbook has no model"),
+        (["serve", "--feed.languages", "[xx]"], "--feed.languages: the model knows no language"),
         (["serve", "--feed.port", "99999"], "port: must be between 0 and 65535"),
         (["serve", "quickstrat"], "Did you mean 'quickstart'?"),
     ],
@@ -256,3 +311,13 @@ def test_mistakes_are_one_line(
     captured = capsys.readouterr()
     assert problem in captured.err and captured.err.startswith("error: ")
     assert len(captured.err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())  # nothing is begun that is refused
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_a_folder_that_cannot_be_made(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--feed.folder=/proc/feed", "--feed.archive=/dev/null", "--feed.port=0"]
+    assert main(["feed", "serve", *words]) == 2
+    said = capsys.readouterr().err
+    assert "/proc/feed: cannot be made (No such file or directory)" in said
+    assert "another feed with --feed.folder DIR" in said and "--run" not in said

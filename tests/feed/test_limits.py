@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from tests.feed.feed_process import FeedProcess
 from tests.feed.serving import Served
 
 from hornbook.feed import bodies
@@ -67,6 +71,76 @@ def test_connections_above_the_number_get_503(log: LogWriter, served: Serve) -> 
             if httpx2.get(f"{feed.url}/healthz").status_code == 200:
                 return
     pytest.fail("the feed did not recover")
+
+
+LIMITED = """
+import resource, sys
+from hornbook.errors import HornbookError
+from hornbook.feed.descriptors import make_room
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 500))
+make_room(100)
+print(resource.getrlimit(resource.RLIMIT_NOFILE))
+make_room(3)
+print(resource.getrlimit(resource.RLIMIT_NOFILE))
+for connections in (126, 125):
+    try:
+        make_room(connections)
+    except HornbookError as error:
+        print(error)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+try:
+    make_room(1)
+except HornbookError as error:
+    print(error)
+"""
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+
+
+@posix
+def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be() -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True)
+    first, second, too_many, none = done.stdout.splitlines()
+    assert first == second == "(450, 500)"
+    assert too_many == (
+        "feed.max_connections: 126 connections need 502 open files; this process may have 500. "
+        "Raise the limit (`ulimit -n 502`), or take --feed.max_connections 125 at most"
+    )
+    assert none.endswith("Raise the limit (`ulimit -n 252`)")
+
+
+@posix
+def test_a_flood_of_connections_leaves_descriptors_for_the_feed(tmp_path: Path) -> None:
+    archive, said = tmp_path / "texts.jsonl", tmp_path / "said"
+    archive.write_text('{"text": "a text that is long enough"}\n' * 20)
+    places = [f"--feed.folder={tmp_path / 'feed'}", f"--feed.archive={archive}"]
+    feed = FeedProcess(*places, "--feed.max_connections=20", said=said)
+    feed._command = ["sh", "-c", 'ulimit -n 300; exec "$@"', "sh", *feed._command]
+    feed.start()
+    try:
+        held: list[socket.socket] = []
+        ends = time.monotonic() + 3
+        while time.monotonic() < ends:
+            for _ in range(100):
+                held.append(socket.socket())
+                held[-1].setblocking(False)
+                held[-1].connect_ex(("127.0.0.1", feed.port))
+            while len(held) > 600:
+                held.pop(0).close()
+        for each in held:
+            each.close()
+        answers = []
+        for _ in range(100):
+            with contextlib.suppress(httpx2.TransportError):
+                answers.append(httpx2.get(f"{feed.url}/healthz").status_code)
+                if answers[-1] == 200:
+                    break
+            time.sleep(0.05)
+        assert answers[-1] == 200
+        assert feed.process is not None and feed.process.poll() is None
+        assert "Traceback" not in said.read_text() and len(said.read_text()) < 2000
+    finally:
+        feed.kill()
 
 
 def test_who_leaves_waits_no_longer(log: LogWriter, served: Serve) -> None:

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
@@ -206,6 +207,44 @@ def test_the_archive_fills_in_for_one_that_is_gone_and_ends_when_it_is_back(
     assert 0.4 < after.count("teacher") / len(after) < 0.6
 
 
+def test_one_of_which_everything_is_rejected_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Rejected(Counting):
+        good = False
+
+        async def make(self, state: Any) -> Made:
+            made = await super().make(state)
+            if self.good:
+                return made
+            return Made([], made.state, Counter(too_long=4, loop=1))
+
+    teacher = Rejected("teacher", 5, lambda: 0.001)
+    with log_in(tmp_path) as log:
+        mixer = Mixer(log, [(1.0, teacher)], FeedConfig(), lambda: 0)
+        run_until(mixer, lambda: mixer.status().problem is not None)
+        status = mixer.status()
+        said = r"teacher: its last \d+ texts were rejected, most as too_long"
+        assert re.fullmatch(said, status.problem or "")
+        assert list(status.unavailable) == ["teacher"] and log.head == 0
+        teacher.good = True
+        run_until(mixer, lambda: log.head > 0)
+        assert mixer.status().problem is None and not mixer.status().unavailable
+    shown = capsys.readouterr().err
+    assert shown.count("texts were rejected") == 1 and "are kept again" in shown
+
+
+def test_a_rejected_one_is_filled_in_for(tmp_path: Path) -> None:
+    class Rejected(Counting):
+        async def make(self, state: Any) -> Made:
+            return Made([], (await super().make(state)).state, Counter(loop=5))
+
+    producers = [(0.5, Counting("archive", 7)), (0.5, Rejected("teacher", 5, lambda: 0.001))]
+    with log_in(tmp_path) as log:
+        mixer = Mixer(log, producers, FeedConfig(), lambda: log.head)
+        run_until(mixer, lambda: mixer.status().filled_in > 100)
+
+
 def test_without_leave_nothing_fills_in(tmp_path: Path) -> None:
     def gone() -> float:
         raise Unavailable("nobody there", 0.05)
@@ -305,6 +344,40 @@ def test_a_producer_that_is_new_does_not_catch_up_for_the_past(tmp_path: Path) -
         mixer = Mixer(log, [(0.5, alone), (0.5, other)], FeedConfig(), lambda: 0)
         run_until(mixer, lambda: log.head >= head + 200)
     assert makers(tmp_path)[head : head + 200].count("teacher") == 100
+
+
+def test_what_is_not_on_disk_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "_RETRY_SECONDS", 0.01)
+    producers = [(0.5, Counting("archive", 7)), (0.5, Counting("teacher", 3))]
+    write, refused = os.write, []
+
+    def full(file: int, data: bytes) -> int:
+        refused.append(len(data))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with log_in(tmp_path) as log:
+        mixer = Mixer(log, producers, FeedConfig(), lambda: 0)
+
+        def counted() -> int:
+            status = mixer.status()
+            texts = sum(status.produced.values())
+            assert sum(status.produced_bytes.values()) == 20 * texts <= 20 * log.head
+            return texts
+
+        def step() -> bool:
+            if log.head >= 100 and not refused:
+                monkeypatch.setattr(os, "write", full)
+            if len(refused) >= 10 and os.write is full:
+                assert mixer._produced.total() > log.head == counted()
+                monkeypatch.setattr(os, "write", write)
+            return counted() >= 200
+
+        run_until(mixer, step)
+    with log_in(tmp_path) as log:
+        mixer = Mixer(log, producers, FeedConfig(), lambda: 0)
+        assert sum(mixer.status().produced.values()) == log.head
 
 
 def test_texts_and_state_agree_after_every_restart(tmp_path: Path) -> None:

@@ -174,9 +174,27 @@ def test_a_full_disk_stops_production_and_is_said(
             assert "disk is full" in answer.json()["error"]
 
 
+def test_a_head_that_cannot_be_written_down_is_tried_again(
+    log: LogWriter, served: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = served(log)
+    feed.add("one", "two")
+
+    def full(*_: Any) -> None:
+        raise disk_full(log.folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(feed.cursors, "note_head", full)
+        feed.feed.note_head()
+    assert feed.cursors.delivered() == 0
+    feed.feed.note_head()
+    assert feed.cursors.delivered() == 2
+
+
 def test_mistakes_have_a_status_and_a_reason(log: LogWriter, served: Serve) -> None:
     feed = served(log, max_n=64)
     feed.add("one", "two")
+    json_type = {"Content-Type": "application/json"}
     with feed.client() as client:
         for status, path, problem in (
             (400, "/generate?cursor=3", "no number 3"),
@@ -202,6 +220,9 @@ def test_mistakes_have_a_status_and_a_reason(log: LogWriter, served: Serve) -> N
         form = client.post("/acknowledge", content='{"consumer": "me"}')  # as curl -d sends it
         assert form.json()["error"].startswith("the body (JSON, with Content-Type: ")
         assert feed.feed.cursors.groups() == {}  # nothing was handed out
+        cut = client.post("/acknowledge", content='{"consumer', headers=json_type)
+        assert cut.status_code == 400
+        assert cut.json()["error"].startswith("the body is no JSON: Unterminated string")
         other = client.get("/generate?cursor=0", headers={"X-Feed-Protocol": "2"})
         assert other.status_code == 400 and other.json()["supported"] == [1]
         same = {"X-Feed-Protocol": "1", "X-Feed-Log": log.id}
@@ -287,6 +308,16 @@ def test_readers_and_consumers_of_a_log_that_grows(log: LogWriter, served: Serve
     assert follower == texts
     assert sorted(shared) == sorted(texts)
     assert feed.get("/stats").json()["readers"] == {"all": 3000}
+
+
+def test_who_gives_no_name_is_no_reader_that_is_behind(log: LogWriter, served: Serve) -> None:
+    feed = served(log)
+    feed.add(*"abc")
+    assert feed.get("/generate").json() == ["a"]
+    assert feed.get("/generate", consumer="me").json() == ["a"]
+    assert feed.get("/stats").json()["readers"] == {"me": 0}
+    assert "anonymous" not in feed.get("/metrics").text
+    assert feed.get("/stats").json()["ahead"] == 2  # it counts as read all the same
 
 
 def segmented(folder: Path, texts: int) -> LogWriter:

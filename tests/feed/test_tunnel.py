@@ -39,7 +39,7 @@ class FakeTunnel:
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeedConfig:
     """Settings of a feed with a text and a tunnel; the environment has a token."""
-    monkeypatch.setenv("HORNBOOK_FEED_TOKEN", "token")
+    monkeypatch.setenv("HORNBOOK_FEED_TOKEN", "token-of-the-tunnel")
     archive = tmp_path / "texts.jsonl"
     archive.write_text("".join('{"text": "some text"}\n' for _ in range(50)))
     return FeedConfig(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hornbook.errors import HornbookError
 from hornbook.tokens.feed_packer import FeedState, Packer, Row
 
 END = 99
@@ -69,3 +71,10 @@ def test_a_text_that_is_lost_ends_where_it_was_cut() -> None:
     packer.add([6, 7])
     inputs, targets = packer.take() or ((), ())
     assert (list(inputs), list(targets)) == ([3, 6, 7], [6, 7, END])
+
+
+def test_another_text_in_place_of_the_one_that_was_begun() -> None:
+    kept = dataclasses.replace(state(3, number=17), offset=4)
+    with pytest.raises(HornbookError, match=r"text 17 .* 3 tokens.* 4 .*Was the feed's folder"):
+        Packer(kept, END).add([1, 2])
+    Packer(kept, END).add([1, 2, 3, 4])

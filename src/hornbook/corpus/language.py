@@ -56,15 +56,16 @@ def detect(text: str) -> tuple[str, float]:
     return (found[0]["lang"], found[0]["score"]) if found else (UNKNOWN, 0.0)
 
 
-def check_languages(codes: Iterable[str]) -> None:
-    """Refuse the codes of languages that the model does not know. Raises `HornbookError`."""
+def check_languages(codes: Iterable[str], option: str) -> None:
+    """Refuse the codes of languages that the model does not know. Raises `HornbookError`, which
+    names the option that they were given with."""
     every = _detector().detect("", model="lite", k=1000, threshold=-1.0)
     known = {found["lang"] for found in every}
     for code in codes:
         if code not in known:
             raise HornbookError(
                 f"the model knows no language {code!r}",
-                where="--prepare.language.keep",
+                where=option,
                 hint="It knows 176, by ISO 639 codes: en, de, pt, zh, ceb ...",
             )
 

@@ -35,7 +35,7 @@ def build_steps(config: PrepareConfig) -> list[Step]:
     if config.normalise or config.fix_text:
         steps.append(NormaliseStep(config.normalise, config.fix_text))
     if config.runs(config.language) or config.language.keep:
-        check_languages(config.language.keep)
+        check_languages(config.language.keep, "--prepare.language.keep")
         steps.append(LanguageStep(config.language))
     if config.runs(config.gopher):
         steps.append(GopherStep(config.gopher))

@@ -107,7 +107,7 @@ class Archive:
         self._broken.add(index)
         if len(self._broken) <= _NAMED:
             more = "; further ones are only counted" if len(self._broken) == _NAMED else ""
-            warn(f"{self._where}: text {index:,} is left out: {broken.why}{more}")
+            warn(f"{self._where}: text {index + 1:,} is left out: {broken.why}{more}")
         seen = min(self._read, len(self))
         if seen >= min(FIRST_TEXTS, len(self)) and 2 * len(self._broken) > seen:
             raise HornbookError(
@@ -222,8 +222,8 @@ def pieces(document: Document, index: int) -> Iterator[Document]:
         yield replace(document, text=document.text[start:end], meta=place, id="")
 
 
-def open_archive(config: FeedConfig) -> ArchiveProducer | None:
-    """The producer of `feed.archive`; None: there is no archive."""
+def archive_path(config: FeedConfig) -> Path | None:
+    """Where `feed.archive` is; None: none is named. Raises `HornbookError`: it is not there."""
     if config.archive is None:
         return None
     path = Path(config.archive).expanduser()
@@ -234,5 +234,13 @@ def open_archive(config: FeedConfig) -> ArchiveProducer | None:
             hint="Look for a typing mistake in the path; that of the recipe feed-cpu comes from"
             " `hornbook quickstart`",
         )
+    return path
+
+
+def open_archive(config: FeedConfig) -> ArchiveProducer | None:
+    """The producer of `feed.archive`; None: there is no archive."""
+    path = archive_path(config)
+    if path is None:
+        return None
     archive = Archive(path, config.archive_text_column, Path(config.folder) / "archive")
     return ArchiveProducer(archive, config)

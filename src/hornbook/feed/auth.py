@@ -15,6 +15,9 @@ from hornbook.errors import HornbookError
 from hornbook.feed.config import FeedConfig
 from hornbook.tokens.feed_protocol import TOKEN_VARIABLE, check_token, feed_token
 
+LEAST_TOKEN = 16
+"""Characters of a token, where others than this machine could try: it is guessed without end."""
+
 Address = tuple[socket.AddressFamily, str]
 """A family (IPv4 or IPv6) and an address of it."""
 
@@ -43,8 +46,8 @@ def listening_addresses(config: FeedConfig, token: str | None) -> list[Address]:
     """The addresses behind `host`; the server listens on exactly these.
 
     Raises:
-        HornbookError: one of them is not this machine's own, or there is a tunnel, and no token; or
-            a tunnel would not find the feed.
+        HornbookError: one of them is not this machine's own, or there is a tunnel, and no token or
+            a short one; or a tunnel would not find the feed.
     """
     try:
         found = socket.getaddrinfo(config.host or "0.0.0.0", None, type=socket.SOCK_STREAM)
@@ -55,12 +58,19 @@ def listening_addresses(config: FeedConfig, token: str | None) -> list[Address]:
     addresses: list[Address] = list(
         dict.fromkeys((family, str(end[0])) for family, _, _, _, end in found)
     )
-    if token is None:
-        outside = [address for _, address in addresses if not is_loopback(address)]
-        hint = (
-            f"Set the environment variable {TOKEN_VARIABLE} or --feed.token-file, here and at the"
-            " trainers; `openssl rand -hex 24` makes a token"
+    outside = [address for _, address in addresses if not is_loopback(address)]
+    hint = (
+        f"Set the environment variable {TOKEN_VARIABLE} or --feed.token-file, here and at the"
+        " trainers; `openssl rand -hex 24` makes a token"
+    )
+    if token is not None and len(token) < LEAST_TOKEN and (outside or config.tunnel):
+        raise HornbookError(
+            f"the token has {len(token)} characters, and {LEAST_TOKEN} at least where others than"
+            " this machine can ask",
+            where=config.token_file or TOKEN_VARIABLE,
+            hint="`openssl rand -hex 24` makes one",
         )
+    if token is None:
         if outside:
             raise HornbookError(
                 f"without a token a feed listens on this machine's own addresses only, and"

@@ -1,6 +1,7 @@
 """Where the readers of a feed are: cursors of training runs, and leases of consumers that share.
 
-In: what readers say. Out: the same after a crash; and the lowest number that someone still wants.
+In: what readers say. Out: the same after a crash; the lowest number that someone still wants; and
+the number below which texts may have been read, by readers that say nothing too.
 
 A cursor is a promise to keep what is behind it. A group of consumers gets each text once: a lease
 is a range of numbers that one of them has for some seconds; acknowledged it is done, else it comes
@@ -30,7 +31,10 @@ VERSION = 1
 ANONYMOUS = "anonymous"
 """The consumer of requests that name none; nothing is kept for it."""
 
-_TABLES = """
+_HEAD = """
+CREATE TABLE IF NOT EXISTS head(one INTEGER PRIMARY KEY CHECK (one = 1), next INTEGER NOT NULL);
+"""
+_TABLES = f"""{_HEAD}
 CREATE TABLE IF NOT EXISTS cursor(name TEXT PRIMARY KEY, next INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS consumer(name TEXT PRIMARY KEY, next INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS lease(id TEXT PRIMARY KEY, consumer TEXT NOT NULL,
@@ -132,6 +136,29 @@ class Cursors:
         with self._transaction() as database:
             rows = database.execute("SELECT next FROM cursor UNION SELECT next FROM consumer")
             return max((row[0] for row in rows), default=0)
+
+    def note_head(self, head: int) -> None:
+        """Write down that texts below `head` may have been read; it never goes back.
+
+        What was read between the last note and a crash is missing here: so it is noted often, and
+        only where the crash comes with damage to the log's end are such numbers given again.
+        """
+        with self._transaction() as database:
+            database.execute(_HEAD)  # a feed of an earlier release has no such table
+            database.execute(
+                "INSERT INTO head VALUES (1, ?)"
+                " ON CONFLICT(one) DO UPDATE SET next = MAX(next, excluded.next)",
+                (head,),
+            )
+
+    def delivered(self) -> int:
+        """A number below which everything that any reader was given is, registered or not, as far
+        as it was noted."""
+        with self._transaction() as database:
+            tables = database.execute("SELECT name FROM sqlite_master").fetchall()
+            noted = database.execute("SELECT next FROM head") if ("head",) in tables else []
+            head = max((int(row[0]) for row in noted), default=0)
+        return max(self.highest(), head)
 
     def lease(self, group: str, first: int, head: int, n: int, seconds: float) -> Lease | None:
         """A range of numbers that no other consumer of the group has.

@@ -31,6 +31,7 @@ from hornbook.files import (
     disk_errors,
     disk_full,
     lock_folder,
+    make_folder,
     sync_folder,
     write_json,
 )
@@ -55,6 +56,8 @@ from hornbook.gather.feed_log import (
 from hornbook.progress import say, warn
 
 SEGMENT_BYTES = 64 * 2**20
+INSTEAD = "another feed with --feed.folder DIR"
+"""What to choose where the folder cannot be written."""
 _BLOCK_BYTES = 256 * 2**10
 """Of one block; an append that is larger is one block all the same."""
 _GATHER_SECONDS = 0.01
@@ -118,7 +121,7 @@ class LogWriter(FeedLog):
             if not is_feed(folder):
                 _begin(folder)
             log = cls(folder, read_identity(folder), segment_bytes)
-            with disk_errors(folder):
+            with disk_errors(folder, INSTEAD):
                 log._mend(delivered)
             log._held = held.pop_all()
         log._thread.start()
@@ -179,7 +182,7 @@ class LogWriter(FeedLog):
                 stored -= self._segments[count].bytes
                 count += 1
             dropped, self._segments = self._segments[:count], self._segments[count:]
-        with disk_errors(self.folder):
+        with disk_errors(self.folder, INSTEAD):
             for segment in dropped:
                 segment.path.unlink(missing_ok=True)
                 segment.path.with_suffix(".idx").unlink(missing_ok=True)
@@ -376,8 +379,7 @@ def _begin(folder: Path) -> None:
             where=folder,
             hint=f"Put {IDENTITY} back (its id is in each segment's header), or name another",
         )
-    with disk_errors(folder):
-        segments.mkdir(parents=True, exist_ok=True)
+    make_folder(segments, INSTEAD)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     identity = {"format": FORMAT, "id": secrets.token_hex(16), "created": created}
     write_json(folder / IDENTITY, {**identity, "hornbook": __version__})

@@ -45,6 +45,9 @@ USUAL_BYTES = 4096
 UNWRITTEN_BYTES = 4 * 2**20
 """Texts handed to the log that are not on disk yet, at most; and one batch."""
 
+IN_VAIN = 50
+"""Texts of a producer that were rejected one after the other, before that is said."""
+
 REMEMBERED, REMEMBERED_NEAR = 50_000, 10_000
 """Texts of the log that are read again on opening it, to know duplicates and near ones."""
 
@@ -56,7 +59,7 @@ class MixerStatus:
     """How production goes.
 
     Args:
-        produced: texts by producer, since the feed began.
+        produced: texts by producer, since the feed began, as far as they are in the log.
         produced_bytes: of those texts, which is what weights are about.
         rejected: texts by reason, likewise.
         filled_in: texts of the archive that stand for another producer's.
@@ -99,7 +102,8 @@ class Mixer:
         self._log, self._limits, self._hold, self._patience = log, limits, hold, patience
         self._producers = {producer.name: producer for _, producer in producers}
         self._shares = _shares(producers)
-        state = log.last_state()
+        state = self._written = log.last_state()
+        """Of the last text that is on disk: what status() counts."""
         self._states: dict[str, Any] = state.get("producers", {})
         # With other shares than before, one that is new would have to catch up for all the past.
         is_same = state.get("shares") == self._shares
@@ -113,11 +117,14 @@ class Mixer:
         self._rejected = Counter[str](state.get("rejected", {}))
         self._making: dict[str, asyncio.Task[Made]] = {}
         self._unavailable: dict[str, str] = {}
+        self._in_vain = defaultdict[str, Counter[str]](Counter)
+        """Of each producer, why its texts were rejected since the last that was kept."""
         self._waited = defaultdict[str, float](float)
         """Seconds spent waiting for each producer since production last paused."""
         self._paused = ""
         self._ahead = _Ahead(log, readers, limits)
-        self._unwritten: deque[tuple[asyncio.Future[int], int]] = deque()
+        self._unwritten: deque[tuple[asyncio.Future[int], int, dict[str, Any]]] = deque()
+        """Of each append its number to come, its bytes, and the state after it."""
 
     async def run(self) -> None:
         """Make texts until cancelled; what was handed to the log stays there.
@@ -139,17 +146,31 @@ class Mixer:
                 await producer.close()
 
     def status(self) -> MixerStatus:
-        """How it goes at this moment."""
-        gone = [f"{name}: {why}" for name, why in sorted(self._unavailable.items())]
+        """How it goes at this moment; what is not on disk yet, as on a full one, does not count."""
+        for future, _, state in self._unwritten:
+            if not future.done() or future.exception() is not None:
+                break
+            self._written = state
+        nothing = self._fruitless() | self._unavailable
+        gone = [f"{name}: {why}" for name, why in sorted(nothing.items())]
         return MixerStatus(
-            dict(self._produced),
-            dict(self._bytes),
+            dict(self._written.get("produced", {})),
+            dict(self._written.get("bytes", {})),
             dict(self._rejected),
-            self._filled_in,
+            self._written.get("filled_in", 0),
             self._paused or self._log.problem or "",
-            dict(self._unavailable),
+            nothing,
             self._log.problem or self._hold() or "; ".join(gone) or None,
         )
+
+    def _fruitless(self) -> dict[str, str]:
+        """Of each producer of which nothing is kept any more, why."""
+        return {
+            name: f"its last {reasons.total():,} texts were rejected, most as"
+            f" {reasons.most_common(1)[0][0]}"
+            for name, reasons in self._in_vain.items()
+            if reasons.total() >= IN_VAIN
+        }
 
     def _owed(self) -> str:
         """The producer that is furthest behind its share."""
@@ -170,7 +191,8 @@ class Mixer:
 
     def _is_filled_in(self, owed: str) -> bool:
         may = self._limits.fill_in and owed != ARCHIVE and ARCHIVE in self._producers
-        is_late = owed in self._unavailable or self._waited[owed] >= self._patience
+        has_nothing = owed in self._unavailable or owed in self._fruitless()
+        is_late = has_nothing or self._waited[owed] >= self._patience
         return may and is_late and not self._ahead.problem(RESUME)
 
     def _task(self, name: str) -> asyncio.Task[Made]:
@@ -196,6 +218,7 @@ class Mixer:
     async def _append(self, owed: str, maker: str, made: Made) -> None:
         self._states = {**self._states, maker: made.state}
         self._rejected += made.rejected
+        self._judge(maker, made)
         self._task(maker)  # makes the next one meanwhile
         if not made.documents:
             return  # the state goes with the next texts; until then it is made again
@@ -210,9 +233,19 @@ class Mixer:
         self._turns[owed] += min(size, self._usual[owed])
         self._filled_in += len(made.documents) if owed != maker else 0
         # Not in the loop's thread, which serves readers: a batch takes milliseconds to encode.
-        number = await asyncio.to_thread(self._log.append, made.documents, self._state())
-        self._unwritten.append((asyncio.wrap_future(number), size))
+        state = self._state()
+        number = await asyncio.to_thread(self._log.append, made.documents, state)
+        self._unwritten.append((asyncio.wrap_future(number), size, state))
         await self._until_written()
+
+    def _judge(self, maker: str, made: Made) -> None:
+        """Say when nothing of a producer is kept any more, and when something is again."""
+        before = maker in self._fruitless()
+        self._in_vain[maker] = Counter() if made.documents else self._in_vain[maker] + made.rejected
+        if made.documents and before:
+            say(f"feed: texts of {maker} are kept again")
+        elif not before and (why := self._fruitless().get(maker)):
+            warn(f"feed: {maker}: {why}; it is asked for more")
 
     def _state(self) -> dict[str, Any]:
         """What the log keeps with the texts."""
@@ -229,12 +262,14 @@ class Mixer:
     async def _until_written(self) -> None:
         """Wait while the disk is behind. Raises the log's `HornbookError`."""
         while self._unwritten:
-            future, _ = self._unwritten[0]
-            if not future.done() and sum(size for _, size in self._unwritten) <= UNWRITTEN_BYTES:
+            future, _, state = self._unwritten[0]
+            waiting = sum(size for _, size, _ in self._unwritten)
+            if not future.done() and waiting <= UNWRITTEN_BYTES:
                 return
             if not future.done():
                 await asyncio.wait({future})  # unlike `await future`, does not cancel it
             future.result()
+            self._written = state
             self._unwritten.popleft()
 
     async def _until_there_is_room(self) -> None:

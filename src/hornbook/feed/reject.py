@@ -52,7 +52,7 @@ class Languages:
 
     def __init__(self, codes: Sequence[str]):
         if codes:
-            check_languages(codes)
+            check_languages(codes, "--feed.languages")
         self._codes = frozenset(codes)
 
     def reason(self, text: str) -> str | None:

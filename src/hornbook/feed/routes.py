@@ -21,7 +21,8 @@ from hornbook.feed.guard import Application, Guard, Refusal, later
 from hornbook.feed.metrics import prometheus
 from hornbook.feed.server import WAIT_SECONDS, Feed
 from hornbook.feed.status import snapshot, status_page
-from hornbook.gather.feed_log import Gone
+from hornbook.gather.feed_log import Gone, Unreadable
+from hornbook.progress import warn
 from hornbook.tokens.feed_protocol import (
     COUNT_HEADER,
     FIRST_HEADER,
@@ -208,8 +209,9 @@ def _add_state(app: FastAPI, feed: Feed) -> None:
     page = status_page()
 
     async def numbers() -> dict[str, Any]:
-        readers = await feed.in_cursors(lambda: {**feed.cursors.groups(), **feed.cursors.all()})
-        return snapshot(feed, readers)
+        groups, cursors = await feed.in_cursors(lambda: (feed.cursors.groups(), feed.cursors.all()))
+        groups.pop(ANONYMOUS, None)  # whoever asked once, and is behind ever after
+        return snapshot(feed, {**groups, **cursors})
 
     @app.get("/healthz")
     async def live() -> dict[str, str]:
@@ -252,7 +254,12 @@ def _add_state(app: FastAPI, feed: Feed) -> None:
 
 
 def _add_errors(app: FastAPI) -> None:
+    said = set[tuple[Any, str]]()
+
     async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, Unreadable) and (error.path, error.reason) not in said:
+            said.add((error.path, error.reason))  # once: every reader asks for it again
+            warn(str(error))
         return _refusal(error).response()
 
     for kind in (HTTPException, RequestValidationError, HornbookError, Exception):
@@ -266,10 +273,15 @@ def _refusal(error: Exception) -> Refusal:
             return error
         case Gone():
             return Refusal(410, error.what, error.hint or "", first=error.first)
+        case Unreadable():
+            return later(f"{error.path.name} {error.what}", 30, "Nothing is lost; ask again")
         case HornbookError():  # readers' places cannot be written: the disk is full, for example
             return later(error.what, 30)
         case RequestValidationError():
             first = error.errors()[0]
+            if first["type"] == "json_invalid":
+                why = first["ctx"]["error"]
+                return Refusal(400, f"the body is no JSON: {why}", "openapi.json has what is taken")
             where = ".".join(str(part) for part in first["loc"][1:])
             where = where or "the body (JSON, with Content-Type: application/json)"
             return Refusal(400, f"{where}: {first['msg']}", "openapi.json has what is taken")

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import ipaddress
 import os
 import signal
 import socket
@@ -21,24 +22,30 @@ from typing import Any
 import uvicorn
 
 from hornbook.errors import HornbookError, check_limits
-from hornbook.feed.archive import ArchiveProducer
+from hornbook.feed.archive import ArchiveProducer, archive_path
 from hornbook.feed.auth import Address, listening_addresses, server_token
 from hornbook.feed.config import FeedConfig
 from hornbook.feed.cursors import Cursors
+from hornbook.feed.descriptors import ACCEPTED_AT_ONCE, make_room
 from hornbook.feed.guard import ConnectionLimits, guarded
-from hornbook.feed.log import LogWriter
+from hornbook.feed.log import INSTEAD, LogWriter
 from hornbook.feed.mixer import Mixer, open_producers
-from hornbook.feed.retention import Retention, segment_bytes
+from hornbook.feed.reject import Languages
+from hornbook.feed.retention import Retention, most_bytes, segment_bytes, size_in_bytes
 from hornbook.feed.routes import application
 from hornbook.feed.server import Feed
+from hornbook.feed.teacher import check_teacher
 from hornbook.feed.tunnel import open_tunnel
-from hornbook.files import disk_errors
+from hornbook.files import make_folder
+from hornbook.gather.feed_log import is_feed
 from hornbook.progress import say
 
 IDLE_SECONDS = 75
 """A connection without requests is closed after this time: beyond a client's longest backoff."""
 RETAIN_SECONDS = 1.0
-"""The log's size is looked at this often."""
+"""The log's size is looked at, and its head written down, this often."""
+WAITING = 1024
+"""Connections that wait to be accepted, at most."""
 DRAIN_SECONDS = 10
 """Answers that are being sent when the server stops have this time."""
 
@@ -74,6 +81,7 @@ class FeedServer(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=IDLE_SECONDS,
+                backlog=ACCEPTED_AT_ONCE,
             )
         )
         feed.connections = lambda: len(self.server_state.connections)
@@ -100,6 +108,13 @@ class FeedServer(uvicorn.Server):
         for result in await asyncio.gather(*self._work, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen. asyncio accepts as many connections at once as may wait to be accepted,
+        which is more than there are descriptors: so the latter are told to the system alone."""
+        await super().startup(sockets)
+        for each in self._sockets:
+            each.listen(WAITING)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End producing and the long polls, then let answers leave."""
@@ -134,30 +149,30 @@ def serve(config: FeedConfig) -> None:
             or the archive are wrong, the tunnel does not start, or the disk failed.
     """
     check_settings(config)
+    make_room(config.max_connections)
     token = server_token(config)
     addresses = listening_addresses(config, token)
     folder = Path(config.folder)
+    # What is refused must leave no empty feed behind.
+    if archive_path(config) is None and not config.teachers and not is_feed(folder):
+        raise _no_texts(folder)
     with contextlib.ExitStack() as held:
         sockets = listen(addresses, config.port)
         for each in sockets:
             held.callback(each.close)
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, INSTEAD)
         cursors = held.enter_context(Cursors(folder))
         log = LogWriter.create_or_open(
-            folder, segment_bytes=segment_bytes(config.keep), delivered=cursors.highest()
+            folder, segment_bytes=segment_bytes(config.keep), delivered=cursors.delivered()
         )
         held.callback(log.close)
         producers = open_producers(config, log)
         if not producers and log.head == log.first:
-            raise HornbookError(
-                "has no texts, and nothing that makes any is named",
-                where=folder,
-                hint="Name --feed.archive FILE, or feed.teachers in a recipe",
-            )
+            raise _no_texts(folder)
         archives = [each for _, each in producers if isinstance(each, ArchiveProducer)]
         feed = Feed(log, cursors, config, held_out=archives[0] if archives else None)
         held.callback(feed.close)
+        held.callback(feed.note_head)  # texts of the last second
         mixer = Mixer(log, producers, config, lambda: feed.read_to, lambda: feed.held)
         feed.production = lambda: dataclasses.asdict(mixer.status())
         server = FeedServer(feed, token, sockets)
@@ -170,37 +185,55 @@ def serve(config: FeedConfig) -> None:
     say(f"feed: stopped; {left or 'everything that was made is in the log'}")
 
 
+def _no_texts(folder: Path) -> HornbookError:
+    return HornbookError(
+        "has no texts, and nothing that makes any is named",
+        where=folder,
+        hint="Name --feed.archive FILE, or feed.teachers in a recipe",
+    )
+
+
 def check_settings(config: FeedConfig) -> None:
     """Raises `HornbookError`: a setting of serving has no meaning."""
+    ahead_bytes = size_in_bytes(config.ahead_bytes, "feed.ahead_bytes")
     positive = ("max_n", "max_response_bytes", "max_connections", "ahead_texts")
     check_limits(
         config,
         "feed",
         [
             *((name, getattr(config, name) >= 1, "at least 1") for name in positive),
+            ("ahead_bytes", ahead_bytes >= 1, "at least 1"),
             ("validation_texts", config.validation_texts >= 0, "at least 0"),
             ("port", 0 <= config.port <= 65535, "between 0 and 65535"),
         ],
     )
+    most_bytes(config.keep)
+    for teacher in config.teachers:
+        check_teacher(teacher)
+    Languages(config.languages)
 
 
 async def _retain(feed: Feed) -> None:
-    """Keep the log near its size, until cancelled."""
+    """Keep the log near its size, and note how far it may have been read, until cancelled."""
     retention = Retention(feed.log, feed.cursors, feed.config.keep)
     while True:
         feed.held = await feed.in_cursors(retention.enforce)
+        await feed.in_cursors(feed.note_head)
         await asyncio.sleep(RETAIN_SECONDS)
 
 
 def _greeting(feed: Feed, addresses: Sequence[Address], port: int, token: str | None) -> str:
     log = feed.log
-    host = addresses[0][1]
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    hosts = [addresses[0][1]]
+    if ipaddress.ip_address(hosts[0].partition("%")[0]).is_unspecified:  # that is, all of them
+        hosts = ["::1" if ":" in hosts[0] else "127.0.0.1", socket.gethostname()]
+    named = [f"[{host}]" if ":" in host else host for host in hosts]
+    places = " or ".join(f"http://{host}:{port}" for host in named)
     needs = "; readers need the token" if token else ""
     texts = f"texts {log.first:,} to {log.head - 1:,}" if log.head > log.first else "no texts yet"
     return (
         f"feed: log {log.id}, {texts}\n"
-        f"feed: http://{place} (status page; /openapi.json documents the rest){needs}"
+        f"feed: {places} (status page; /openapi.json documents the rest){needs}"
     )
 
 

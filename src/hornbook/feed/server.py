@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from hornbook.errors import HornbookError
 from hornbook.feed.bodies import Bodies, Format, Page, as_json, read_page
 from hornbook.feed.config import FeedConfig
 from hornbook.feed.cursors import ANONYMOUS, Cursors, Lease
@@ -72,6 +73,8 @@ class Feed:
         self.held: str | None = None
         """Whose cursor keeps the log from being made shorter, so that production has to pause."""
         self._cursor_thread = ThreadPoolExecutor(1, thread_name_prefix="feed-cursors")
+        self._noted = 0
+        """The head that was written down last."""
 
     def start(self) -> None:
         """Begin, in the event loop that serves."""
@@ -175,6 +178,19 @@ class Feed:
         await self.in_cursors(register)
         self.read_to = max(self.read_to, following)
 
+    def note_head(self) -> None:
+        """Write down which numbers may have been read, so that they are never given again, whatever
+        happens to the log's end.
+
+        Only what is durable is in the head, so this can never name a number that a crash takes
+        away. Where it cannot be written, as on a full disk, reading goes on, and it is tried again.
+        """
+        head = self.log.head
+        if head != self._noted:
+            with contextlib.suppress(HornbookError):
+                self.cursors.note_head(head)
+                self._noted = head
+
     async def in_cursors(self, work: Callable[[], Result]) -> Result:
         """Do something with the cursors, which wait for the disk, in their thread."""
         return await asyncio.get_running_loop().run_in_executor(self._cursor_thread, work)
@@ -194,6 +210,9 @@ class Feed:
                 self.cursors.acknowledge(consumer, lease.id)
                 ask = max(n, gone.first - lease.next)  # all of it at once: each lease is a sync
                 continue
+            except HornbookError:  # they were not sent, so whoever asks next gets them
+                self.cursors.release(consumer, lease.id)
+                raise
             self.cursors.shorten(consumer, lease.id, page.next)
             if consumer == ANONYMOUS:
                 self.cursors.acknowledge(consumer, lease.id)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from hornbook.documents import Document, mend_surrogates
-from hornbook.errors import check_limits
+from hornbook.errors import HornbookError, check_limits
 from hornbook.feed.config import TeacherConfig
 from hornbook.feed.produce import Made, Unavailable
 from hornbook.feed.prompts import Draw, Prompt, prompts
@@ -172,8 +172,8 @@ class TeacherProducer:
         )
 
 
-def open_teacher(config: TeacherConfig, name: str, seed: int, rejects: Rejects) -> TeacherProducer:
-    """The producer of one of `feed.teachers`."""
+def check_teacher(config: TeacherConfig) -> None:
+    """Raises `HornbookError`: a setting of one of `feed.teachers` has no meaning."""
     check_limits(
         config,
         "feed.teachers",
@@ -183,6 +183,17 @@ def open_teacher(config: TeacherConfig, name: str, seed: int, rejects: Rejects) 
             ("temperature", config.temperature >= 0, "at least 0"),
         ],
     )
+    if not config.model and config.kind != "openai":  # a server may have one model only
+        raise HornbookError(
+            f"a teacher of the kind {config.kind} has no model",
+            where="feed.teachers",
+            hint="Name its folder, file or run as `model`",
+        )
+
+
+def open_teacher(config: TeacherConfig, name: str, seed: int, rejects: Rejects) -> TeacherProducer:
+    """The producer of one of `feed.teachers`."""
+    check_teacher(config)
     teacher: Teacher
     if config.kind == "openai":
         from hornbook.feed.openai_teacher import OpenAITeacher

@@ -6,10 +6,11 @@ or as documents.
     FEED/feed.json                    format, the log's id, when it began
     FEED/log/segment-000000000000.log texts from number 0 on (`feed_blocks.py`)
     FEED/log/segment-000000000000.idx its blocks, once it is full; made again from it where missing
-    FEED/state.sqlite                 where readers are (`hornbook.feed.cursors`)
+    FEED/state.sqlite                 where readers are, and the head (`hornbook.feed.cursors`)
 
 A text's number never changes. What is lost to damage is named once and passed over; asking for it
-is `Gone`, with the next number that can be read.
+is `Gone`, with the next number that can be read. What the system cannot read at the moment is
+`Unreadable`, and not lost: it is read when it is asked for again.
 """
 
 from __future__ import annotations
@@ -63,6 +64,27 @@ class Gone(HornbookError):
     def __init__(self, what: str, first: int, where: Path):
         super().__init__(what, where=where, hint=f"The next text that is there is number {first}")
         self.first = first
+
+
+class Unreadable(HornbookError):
+    """Texts that cannot be read now: the disk fails, or too many files are open. None is lost.
+
+    Attributes:
+        path: the file they are in.
+        first: number of the first of them.
+        next: number of the text after them.
+        reason: the system's.
+    """
+
+    def __init__(self, path: Path, first: int, next: int, error: OSError):
+        self.path, self.first, self.next = path, first, next
+        self.reason = error.strerror or str(error)
+        super().__init__(
+            f"cannot be read now ({self.reason})",
+            where=path,
+            hint="Try again; if it stays so, look at the disk and the file's permissions, and"
+            " copy what can be read to another disk: only what is missing there is lost",
+        )
 
 
 @dataclass
@@ -164,7 +186,7 @@ class FeedLog:
     def _opened(self, path: Path, last: Path) -> Segment:
         expected = first = _first_of(path)
         indexed = None if path == last else read_index(path.with_suffix(".idx"))
-        blocks = scan(path, self._key, first) if indexed is None else indexed
+        blocks = self._scanned(path, first, first) if indexed is None else indexed
         for block in blocks:
             self._note(path, expected, block.first)
             expected = block.next
@@ -181,21 +203,30 @@ class FeedLog:
             )
 
     def _blocks(self, segment: Segment) -> list[Block]:
-        return self._table(segment.path) if segment.blocks is None else segment.blocks
+        if segment.blocks is None:
+            return self._table(segment.path, segment.first, segment.next)
+        return segment.blocks
 
-    def _read_table(self, path: Path) -> list[Block]:
+    def _read_table(self, path: Path, first: int, next: int) -> list[Block]:
         """The blocks of a full segment; it has to be scanned where its index was lost."""
         table = read_index(path.with_suffix(".idx"))
-        return scan(path, self._key, _first_of(path)) if table is None else table
+        return self._scanned(path, first, next) if table is None else table
+
+    def _scanned(self, path: Path, first: int, next: int) -> list[Block]:
+        try:
+            return scan(path, self._key, first)
+        except OSError as error:
+            raise Unreadable(path, first, next, error) from error
 
     def texts(self, cursor: int, n: int, most_bytes: int) -> tuple[int, bytes]:
         """How many texts there are from number `cursor` on, and these as a JSON array.
 
         Up to `n`, of at most `most_bytes` together; at least one, however long, unless the cursor
-        is at the head. They end before a damaged one.
+        is at the head. They end before one that is damaged or cannot be read now.
 
         Raises:
             Gone: the first of them is dropped or damaged.
+            Unreadable: it cannot be read now.
             HornbookError: the cursor is beyond the head.
         """
         pieces = list(self._pieces(cursor, n, most_bytes))
@@ -215,7 +246,8 @@ class FeedLog:
         return records
 
     def documents(self, cursor: int = 0) -> Iterator[tuple[int, Document]]:
-        """All documents from a number on, each with its number; damage is said and passed over."""
+        """All documents from a number on, each with its number; damage is said and passed over.
+        Raises `Unreadable`."""
         cursor = max(cursor, self.first)
         while cursor < self.head:
             try:
@@ -228,7 +260,8 @@ class FeedLog:
             cursor += len(records)
 
     def last_state(self) -> dict[str, Any]:
-        """Where the producers were after the last text that can be read; {} where there is none."""
+        """Where the producers were after the last text that is whole; {} where there is none.
+        Raises `Unreadable`."""
         with self._lock:
             for segment in reversed(self._segments):
                 for block in reversed(self._blocks(segment)):
@@ -258,7 +291,7 @@ class FeedLog:
         while number < stop and most_bytes > 0:
             try:
                 block = self._block_of(number)
-            except Gone:
+            except (Gone, Unreadable):
                 if number > cursor:
                     return
                 raise
@@ -301,7 +334,7 @@ class FeedLog:
         return None
 
     def _decoded_block(self, path: Path, block: Block) -> Decoded | None:
-        """The content of a block; None: it is damaged, which is noted."""
+        """The content of a block; None: it is damaged, which is noted. Raises `Unreadable`."""
         with self._lock:
             decoded = self._decoded.get((path, block.offset))
             if decoded is not None:
@@ -309,8 +342,10 @@ class FeedLog:
                 return decoded
         try:
             decoded = read_block(path, block, self._key)
-        except OSError:  # dropped meanwhile, or the disk cannot read it
+        except FileNotFoundError:  # dropped meanwhile, or lost
             decoded = None
+        except OSError as error:  # not damage, which would be given up for good
+            raise Unreadable(path, block.first, block.next, error) from error
         with self._lock:
             if decoded is None and block.first >= self.first:
                 self._note(path, block.first, block.next)

@@ -30,6 +30,7 @@ from hornbook.tokens.feed_protocol import (
     PROTOCOL_HEADER,
     TOKEN_VARIABLE,
     feed_token,
+    other_protocol,
 )
 
 POLL_SECONDS = 10
@@ -262,10 +263,7 @@ class FeedClient:
         if known == str(PROTOCOL):
             return
         if known is not None:
-            raise self._error(
-                f"speaks version {known[:20]} of the protocol, and this hornbook {PROTOCOL}",
-                "Install the same version of hornbook on both sides",
-            )
+            raise other_protocol(self.url, known)
         if answer.status >= 400:  # a proxy or a tunnel, whose feed is not there
             raise _NotNow(f"HTTP {answer.status}, not from the feed")
         if answer.status >= 300:

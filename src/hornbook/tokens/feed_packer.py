@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hornbook.errors import HornbookError
+
 Row = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Inputs and targets, both int64 [T]."""
 
@@ -63,9 +65,19 @@ class Packer:
         self._ready = 0
 
     def add(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> None:
-        """Add text number `after`: its ids [count], no end of text."""
+        """Add text number `after`: its ids [count], no end of text.
+
+        Raises:
+            HornbookError: it is too short to be the text that the state was taken in.
+        """
         tokens = np.append(np.asarray(ids, np.int64), self._end_of_text)
-        assert self._skip < len(tokens), "this is not the text that the state was taken in"
+        if self._skip >= len(tokens):
+            raise HornbookError(
+                f"text {self.after} of the feed has {len(tokens)} tokens with its end, and this run"
+                f" has trained on {self._skip} of it: it is another text now",
+                hint="Was the feed's folder put back from a copy, or its end damaged? Go on with a"
+                " checkpoint from before this text, or begin a new run (--run)",
+            )
         self._texts.append((self.after, tokens, self._skip))
         self._ready += len(tokens) - self._skip
         self.after, self._skip = self.after + 1, 0

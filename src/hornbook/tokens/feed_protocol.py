@@ -29,6 +29,15 @@ LEASE_SECONDS_HEADER = "X-Feed-Lease-Seconds"
 TOKEN_VARIABLE = "HORNBOOK_FEED_TOKEN"
 
 
+def other_protocol(url: str, version: str) -> HornbookError:
+    """The error for a feed whose answers name another version than ours."""
+    return HornbookError(
+        f"speaks version {version[:20]} of the protocol, and this hornbook {PROTOCOL}",
+        where=url,
+        hint="Install the same version of hornbook on both sides",
+    )
+
+
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
 """What RFC 6750 allows in a bearer token."""
 
