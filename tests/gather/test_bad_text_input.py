@@ -241,6 +241,18 @@ def test_text_column_not_found(tmp_path: Path) -> None:
     assert "several columns may be the text" in fails(path)
 
 
+def test_parquet_whose_column_is_damaged_in_the_footer(tmp_path: Path) -> None:
+    """Read by pyarrow it raises; asked for the column's metadata, pyarrow ended the process."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["some words", "more words"] * 20}), path)
+    content = path.read_bytes()
+    optional = content.rindex(b"\x15\x0c\x25\x02\x18\x04text")  # byte array, optional, its name
+    path.write_bytes(content[: optional + 3] + b"\x00" + content[optional + 4 :])
+    # Required now, where the column's statistics are those of an optional one.
+    assert pq.read_metadata(path).schema.column(0).max_definition_level == 0
+    assert "a.parquet: is not a readable Parquet file" in fails(path)
+
+
 def test_parquet_column_not_found(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": [1, 2], "story": ["a", "b"]}), path)
