@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -163,6 +164,34 @@ def test_it_goes_on_at_three_quarters_of_the_limit(tmp_path: Path) -> None:
 
         asyncio.run(a_while())
         assert log.head - read in range(100, 106)
+
+
+@pytest.mark.parametrize(
+    ("is_read", "behind", "gives_way"),
+    [(True, 20_000, True), (True, 100, False), (False, 20_000, False)],
+)
+def test_it_gives_way_to_who_reads_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_read: bool, behind: int, gives_way: bool
+) -> None:
+    rests: list[float] = []
+    sleep = asyncio.sleep
+
+    async def resting(seconds: float) -> None:
+        if seconds not in (0.0, 0.005, mixer_module._POLL_SECONDS):
+            rests.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", resting)
+    served = itertools.count(1) if is_read else itertools.repeat(0)
+    with log_in(tmp_path) as log:
+        limits = FeedConfig(ahead_texts=10**6)
+        mixer = Mixer(
+            log, [(1.0, Counting("archive", 7))], limits, lambda: log.head - behind,
+            served=lambda: next(served),
+        )  # fmt: skip
+        run_until(mixer, lambda: log.head > 200)
+    assert bool(rests) == gives_way
+    assert all(0 < each <= 0.02 for each in rests)
 
 
 def test_bytes_bound_it_too_also_after_a_restart(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ what it was.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -38,6 +39,15 @@ fills in for it."""
 RESUME = 0.75
 """Of the limit: production that paused goes on below this, so that it works in long runs. Above it
 the archive does not fill in: there is enough to read, and the slow teacher may have its turn."""
+
+PLENTY = 10_000
+"""Texts ahead of the fastest reader beyond which production gives way to who reads."""
+
+_READING_SECONDS = 0.1
+"""Whoever was given texts so short a time ago is reading: several batches are made meanwhile."""
+
+_LONGEST_WAY = 0.02
+"""Seconds that it gives way after a batch, at most: a teacher's takes seconds, and none of ours."""
 
 USUAL_BYTES = 4096
 """Of a batch, as long as the producer has made none."""
@@ -85,6 +95,7 @@ class Mixer:
         producers: with their weights.
         limits: how far ahead of its readers the log may be, and whether the archive fills in.
         readers: the number up to which the fastest reader has read.
+        served: texts that readers were given so far.
         hold: asked now and then: why production has to pause, or None.
         patience: see `PATIENCE_SECONDS`.
     """
@@ -97,6 +108,7 @@ class Mixer:
         readers: Callable[[], int],
         hold: Callable[[], str | None] = lambda: None,
         *,
+        served: Callable[[], int] = lambda: 0,
         patience: float = PATIENCE_SECONDS,
     ):
         self._log, self._limits, self._hold, self._patience = log, limits, hold, patience
@@ -122,6 +134,7 @@ class Mixer:
         self._waited = defaultdict[str, float](float)
         """Seconds spent waiting for each producer since production last paused."""
         self._paused = ""
+        self._served, self._was_served, self._read_at = served, 0, -math.inf
         self._ahead = _Ahead(log, readers, limits)
         self._unwritten: deque[tuple[asyncio.Future[int], int, dict[str, Any]]] = deque()
         """Of each append its number to come, its bytes, and the state after it."""
@@ -135,8 +148,10 @@ class Mixer:
         try:
             while self._producers:
                 await self._until_there_is_room()
+                began = time.monotonic()
                 owed = self._owed()
                 await self._append(owed, *await self._next(owed))
+                await self._give_way(time.monotonic() - began)
         finally:
             for task in self._making.values():
                 task.cancel()
@@ -272,6 +287,15 @@ class Mixer:
             self._written = state
             self._unwritten.popleft()
 
+    async def _give_way(self, took: float) -> None:
+        """Rest as long as the batch took, where somebody reads and there is plenty to read: who is
+        far behind wants what is there, and shares a processor with what makes more of it."""
+        served, now = self._served(), time.monotonic()
+        if served != self._was_served:
+            self._was_served, self._read_at = served, now
+        if now - self._read_at < _READING_SECONDS and self._ahead.texts() > PLENTY:
+            await asyncio.sleep(min(took, _LONGEST_WAY))
+
     async def _until_there_is_room(self) -> None:
         while why := self._hold() or self._ahead.problem(RESUME if self._paused else 1.0):
             self._paused = why
@@ -300,12 +324,16 @@ class _Ahead:
         self._put(self._head, size)
         return size
 
+    def texts(self) -> int:
+        """How many are ahead."""
+        return self._head - self._readers()
+
     def problem(self, share: float) -> str:
         """Why nothing is made where the limits are `share` of themselves; or ""."""
         read = self._readers()
         while self._pieces and self._pieces[0][0] <= read:
             self._size -= self._pieces.popleft()[1]
-        texts = self._head - read
+        texts = self.texts()
         if texts >= share * self._texts:
             return f"{texts:,} texts are ahead of the readers (feed.ahead_texts)"
         if self._size >= share * self._bytes:

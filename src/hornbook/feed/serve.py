@@ -173,7 +173,10 @@ def serve(config: FeedConfig) -> None:
         feed = Feed(log, cursors, config, held_out=archives[0] if archives else None)
         held.callback(feed.close)
         held.callback(feed.note_head)  # texts of the last second
-        mixer = Mixer(log, producers, config, lambda: feed.read_to, lambda: feed.held)
+        mixer = Mixer(
+            log, producers, config, lambda: feed.read_to, lambda: feed.held,
+            served=lambda: feed.metrics.texts,
+        )  # fmt: skip
         feed.production = lambda: dataclasses.asdict(mixer.status())
         server = FeedServer(feed, token, sockets)
         say(_greeting(feed, addresses, server.port, token))
