@@ -37,10 +37,12 @@ def main(arguments: Namespace, overrides: dict[str, Any]) -> int:
         raise HornbookError("which feed?", where=f"hornbook feed {arguments.action}", hint=hint)
     if arguments.action == "check":
         if _is_address(arguments.target):
-            hint = "It reads the files: run it on the feed's machine, with the feed's folder"
+            hint = (
+                "`feed check` reads the files: run it on the feed's machine, with the feed's folder"
+            )
             raise HornbookError("is an address", where=arguments.target, hint=hint)
         return _check(Path(arguments.target))
-    _read(arguments.target, arguments.cursor, arguments.n)
+    _read(arguments.target, arguments.cursor, arguments.n, overrides)
     return 0
 
 
@@ -58,11 +60,11 @@ def _serve(target: str, overrides: dict[str, Any]) -> int:
     return 0
 
 
-def _read(target: str, cursor: int, n: int) -> None:
+def _read(target: str, cursor: int, n: int, overrides: dict[str, Any]) -> None:
     """Print texts as JSON lines: number, text, and what else is known; `n`, or those there are."""
     if cursor < 0 or n < 1:
         raise HornbookError("--cursor is at least 0, --n at least 1", where="hornbook feed read")
-    ask = _server(target) if _is_address(target) else _folder(Path(target))
+    ask = _server(target, overrides) if _is_address(target) else _folder(Path(target))
     head = cursor + 1
     while n > 0 and cursor < head:
         records, head = ask(cursor, min(n, _AT_A_TIME))
@@ -81,18 +83,14 @@ def _folder(folder: Path) -> Callable[[int, int], tuple[Records, int]]:
     return lambda cursor, n: (log.records(cursor, n, _MOST_BYTES), log.head)
 
 
-def _server(url: str) -> Callable[[int, int], tuple[Records, int]]:
+def _server(url: str, overrides: dict[str, Any]) -> Callable[[int, int], tuple[Records, int]]:
     """The same by HTTP."""
     import httpx2
 
-    from hornbook.tokens.feed_protocol import (
-        PROTOCOL,
-        PROTOCOL_HEADER,
-        feed_token,
-        other_protocol,
-    )
+    from hornbook.feed.auth import server_token
+    from hornbook.tokens.feed_protocol import PROTOCOL, PROTOCOL_HEADER, other_protocol
 
-    token = feed_token()
+    token = server_token(build_recipe(overrides, "command line").feed)
     headers = {PROTOCOL_HEADER: str(PROTOCOL)}
     if token:
         headers["Authorization"] = f"Bearer {token}"

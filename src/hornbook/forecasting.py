@@ -154,10 +154,11 @@ def lines(found: Forecast) -> list[str]:
         out += ["time:"] if found.costs else []
         for cost in found.costs:
             low, middle, high = ("no end seen" if h is None else duration(h) for h in cost["hours"])
+            span = "" if low == high else f" ({low} to {high})"
             money = cost["dollars"][1]
             price = "" if money is None else f", {_dollars(money)}"
             mark = "as measured" if cost["measured"] else "by plan"
-            out.append(f"  {cost['device']:<18}{middle} ({low} to {high}){price}, {mark}")
+            out.append(f"  {cost['device']:<18}{middle}{span}{price}, {mark}")
     out += ["", *(f"note: {note}" for note in found.notes)]
     return [line for long in out for line in _wrapped(long)]
 
@@ -191,7 +192,8 @@ def _disagreement(found: Forecast) -> list[str]:
     if not known or middle is None:
         return ["  they disagree with the run's own curve, which the answer above is by"]
     factor = max(*known, middle) / min(*known, middle)
-    return [f"  in all tokens, they and the run's own curve differ by a factor of {factor:.1f}"]
+    by = f"{factor:.1f}" if factor < 1000 else "over 1,000"
+    return [f"  in all tokens, they and the run's own curve differ by a factor of {by}"]
 
 
 def _answer(found: Forecast) -> list[str]:

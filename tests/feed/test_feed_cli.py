@@ -256,10 +256,16 @@ def test_read_from_a_server(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         assert "another hornbook process" in capsys.readouterr().err
 
 
-def test_read_from_a_server_of_another_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_read_from_a_server_of_another_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("a-token-from-a-file\n")
+
     class Later(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             assert self.headers["X-Feed-Protocol"] == "1"
+            assert self.headers["Authorization"] == "Bearer a-token-from-a-file"
             self.send_response(400)
             self.send_header("X-Feed-Protocol", "2")
             self.end_headers()
@@ -269,7 +275,8 @@ def test_read_from_a_server_of_another_version(capsys: pytest.CaptureFixture[str
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Later) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert main(["feed", "read", f"http://127.0.0.1:{server.server_port}"]) == 2
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert main(["feed", "read", address, "--feed.token-file", str(token)]) == 2
         server.shutdown()
     assert "speaks version 2 of the protocol, and this hornbook 1" in capsys.readouterr().err
 
@@ -280,7 +287,7 @@ def test_read_from_a_server_of_another_version(capsys: pytest.CaptureFixture[str
         (["read"], "which feed?"),
         (["check"], "which feed?"),
         (["check", "nowhere"], "nowhere"),
-        (["check", "http://127.0.0.1:8765"], "is an address. It reads the files"),
+        (["check", "http://127.0.0.1:8765"], "is an address. `feed check` reads the files"),
         (["read", "nowhere", "--cursor", "-1"], "--cursor is at least 0"),
         (["serve"], "has no texts, and nothing that makes any is named"),
         (["serve", "--feed.host", "0.0.0.0"], "without a token"),

@@ -107,7 +107,8 @@ def check_enough(curve: Curve, column: Literal["loss", "validation"]) -> None:
         f"too few to forecast from: {count} {what} at a constant rate, over a {span:.1f}-fold range"
         f" of tokens; {fewest} and an {LEAST_SPAN:g}-fold range are needed",
         where="forecast",
-        hint=f"Train about {steps:,} steps more ({tokens:,.0f} tokens) before the rate falls",
+        hint=f"Train about {steps:,} steps more ({tokens:,.0f} tokens) before the rate falls"
+        + ("; of a run that is done: again, with so many more in all" if curve.annealed else ""),
     )
 
 
@@ -120,8 +121,8 @@ def check_falls(x: Column, y: Column, law: Fit) -> None:
             "the loss does not fall over what is fitted, or too little to be told from noise:"
             f" {fallen:.3f} nats, +/- {error:.3f}, for each factor of e in tokens",
             where="forecast",
-            hint="Look at it in the report: a learning rate that is too high, or damaged data?"
-            " Where it only falls slowly, train on",
+            hint="Look at it (`hornbook report RUN`): a learning rate that is too high, or damaged"
+            " data? Where it only falls slowly, train on",
         )
     fallen, error = fall(x, y, LATE)
     by_law = (law.loss(LATE * law.unit) - law.loss(law.unit)) / -math.log(LATE)

@@ -231,8 +231,8 @@ def archive_path(config: FeedConfig) -> Path | None:
         raise HornbookError(
             "no such file or folder",
             where=f"feed.archive: {path}",
-            hint="Look for a typing mistake in the path; that of the recipe feed-cpu comes from"
-            " `hornbook quickstart`",
+            hint="Look for a typing mistake in the path (the recipe feed-cpu's own comes from"
+            " `hornbook quickstart`)",
         )
     return path
 

@@ -60,7 +60,7 @@ def listening_addresses(config: FeedConfig, token: str | None) -> list[Address]:
     )
     outside = [address for _, address in addresses if not is_loopback(address)]
     hint = (
-        f"Set the environment variable {TOKEN_VARIABLE} or --feed.token-file, here and at the"
+        f"Set the environment variable {TOKEN_VARIABLE}, here (or --feed.token-file) and at the"
         " trainers; `openssl rand -hex 24` makes a token"
     )
     if token is not None and len(token) < LEAST_TOKEN and (outside or config.tunnel):

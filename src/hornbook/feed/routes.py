@@ -132,7 +132,10 @@ def _add_texts(app: FastAPI, feed: Feed) -> None:
             if name not in known:
                 raise Refusal(400, f"there is no parameter {name!r}", f"Known: {', '.join(known)}")
         if n > feed.config.max_n:
-            raise Refusal(400, f"n is at most {feed.config.max_n} here", max_n=feed.config.max_n)
+            raise Refusal(
+                400, f"n is at most {feed.config.max_n} here", "Ask more often",
+                max_n=feed.config.max_n,
+            )  # fmt: skip
 
     @app.get("/generate", responses={**ERRORS, **GONE, 200: TEXTS}, response_class=JSONResponse)
     async def generate(
@@ -175,7 +178,7 @@ def _add_readers(app: FastAPI, feed: Feed) -> None:
             raise Refusal(
                 409,
                 "no such lease: it expired, or was acknowledged or released before",
-                "The texts go, or went, to another reader",
+                "Acknowledged by you before, nothing is to do; else the texts go to another reader",
             )
 
     @app.post("/acknowledge", status_code=204, responses=conflict)
