@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from hornbook.feed.cursors import Cursors
 from hornbook.feed.log import LogWriter
 from hornbook.feed.serve import _greeting, listen, serve
 from hornbook.feed.server import Feed
+from hornbook.tokens.feed_protocol import check_token
 
 TOKEN = "s3cret.token-of_this~test+/="
 
@@ -64,8 +66,10 @@ def test_without_a_token_a_feed_is_for_this_machine(
 @pytest.mark.parametrize("changed", [{"host": "0.0.0.0"}, {"tunnel": "ngrok"}])
 def test_a_short_token_is_for_this_machine(changed: dict[str, Any]) -> None:
     assert listening_addresses(FeedConfig(), "short")
-    with pytest.raises(HornbookError, match="the token has 5 characters, and 16 at least"):
+    said = r"the token has 5 characters, and 16 at least.*secrets\.token_urlsafe"
+    with pytest.raises(HornbookError, match=said):
         listening_addresses(FeedConfig(**changed), "short")
+    assert check_token(secrets.token_urlsafe(), "")  # what the hint makes is one
 
 
 @pytest.mark.parametrize(

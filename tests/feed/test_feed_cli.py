@@ -298,7 +298,14 @@ def test_read_from_a_server_of_another_version(
         (["serve", "--feed.ahead_bytes", "0"], "ahead_bytes: must be at least 1, not 0"),
         (["serve", "--feed.ahead_bytes", "0.0001KB"], "ahead_bytes: must be at least 1"),
         (["serve", "--feed.ahead_texts", "0"], "ahead_texts: must be at least 1"),
-        (["serve", "--feed.teachers", "[{kind: hornbook}]"], "hornbook has no model"),
+        (
+            ["serve", "--feed.teachers", "[{kind: openai, url: http://x}, {kind: hornbook}]"],
+            "feed.teachers[1].model: a teacher of the kind hornbook has no model",
+        ),
+        (
+            ["serve", "--feed.teachers", "[{kind: transformers, model: m, batch: 0}]"],
+            "feed.teachers[0].batch: must be at least 1",
+        ),
         (["serve", "--feed.languages", "[xx]"], "--feed.languages: the model knows no language"),
         (["serve", "--feed.port", "99999"], "port: must be between 0 and 65535"),
         (["serve", "quickstrat"], "Did you mean 'quickstart'?"),

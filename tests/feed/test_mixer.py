@@ -274,6 +274,21 @@ def test_a_rejected_one_is_filled_in_for(tmp_path: Path) -> None:
         run_until(mixer, lambda: mixer.status().filled_in > 100)
 
 
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_one_teacher_does_not_starve_another(tmp_path: Path, is_gone: bool) -> None:
+    class Fruitless(Counting):
+        async def make(self, state: Any) -> Made:
+            if is_gone:
+                raise Unavailable("it is gone", 0.05)
+            return Made([], (await super().make(state)).state, Counter(loop=5))
+
+    producers = [(0.9, Fruitless("gone", 5, lambda: 0.001)), (0.1, Counting("here", 7))]
+    with log_in(tmp_path) as log:
+        mixer = Mixer(log, producers, FeedConfig(), lambda: log.head)
+        run_until(mixer, lambda: log.head > 200)
+        assert mixer.status().filled_in > 100
+
+
 def test_without_leave_nothing_fills_in(tmp_path: Path) -> None:
     def gone() -> float:
         raise Unavailable("nobody there", 0.05)

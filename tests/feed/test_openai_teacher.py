@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytest
+from tests.feed.serving import Served
 from tests.feed.teacher_server import Answer, Asked, TeacherServer, teacher_server, text
+from tests.feed.test_mixer import run_until
 
 from hornbook.errors import HornbookError
-from hornbook.feed.config import TeacherConfig
+from hornbook.feed.config import FeedConfig, TeacherConfig
+from hornbook.feed.log import LogWriter
+from hornbook.feed.mixer import IN_VAIN, Mixer, open_producers
 from hornbook.feed.openai_teacher import MOST_REQUESTS, TRIES, OpenAITeacher
 from hornbook.feed.produce import Made, Unavailable
 from hornbook.feed.prompts import Prompt
-from hornbook.feed.reject import Rejects
+from hornbook.feed.reject import LONGEST, Rejects
 from hornbook.feed.teacher import Failure, TeacherProducer
 
 PROMPT = Prompt(0, "Write about bees.", "Bees are", {})
@@ -234,6 +240,39 @@ def test_a_storm_of_429_makes_them_few_and_loses_nothing() -> None:
     failed = sum(each.rejected["failed"] for each in made)
     numbers = [document.meta["number"] for each in made for document in each.documents]
     assert len(numbers) == len(set(numbers)) and failed <= 20
+
+
+def test_one_of_which_every_text_is_too_long_is_said_wherever_one_looks(
+    log: LogWriter, served: Callable[..., Served], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: dict[str, str] = {}
+
+    def script(number: int, path: str, asked: Asked) -> Answer:
+        if not found:
+            return text("x" * (LONGEST + 1))
+        return text(unlike(number))
+
+    def is_better() -> bool:
+        """Look around when it is said, from where on its texts are good."""
+        if not found and mixer.status().problem:
+            found.update({path: feed.get(path).text for path in ("/readyz", "/metrics")})
+        return log.head > 0
+
+    with teacher_server(script) as server:
+        teacher = TeacherConfig(kind="openai", url=server.url, model="m")
+        config = FeedConfig(teachers=[teacher])
+        mixer = Mixer(log, open_producers(config, log), config, lambda: 0)
+        feed = served(log, production=lambda: asdict(mixer.status()))
+        run_until(mixer, is_better)
+    assert len(server.asked) > IN_VAIN
+    said = r"teacher:m: its last \d+ texts were rejected, most as too_long"
+    assert re.search(said, found["/readyz"])
+    assert "\nhornbook_feed_problem 1\n" in found["/metrics"]
+    assert mixer.status().problem is None and not mixer.status().unavailable
+    assert "\nhornbook_feed_problem 0\n" in feed.get("/metrics").text
+    shown = capsys.readouterr().err
+    assert len(re.findall(said, shown)) == 1
+    assert shown.count("feed: texts of teacher:m are kept again") == 1
 
 
 def test_closing_drops_what_is_under_way() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.resources
+import json
 import re
 import shutil
 import subprocess
@@ -88,6 +90,63 @@ def test_the_page_runs_nothing_but_its_own(log: LogWriter, served: Serve) -> Non
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert f"{tag}-src 'sha256-{digest}'" in policy
     assert not re.search(r"(src|href)=|https?://|innerHTML|localStorage", answer.text)
+
+
+NODE = shutil.which("node")
+DISK, GONE = "the disk is full", {"teacher:a": "does not answer"}
+FRUITLESS = {"teacher:b": "its last 50 texts were rejected, most as too_long"}
+BOTH = GONE | FRUITLESS
+
+
+def look(
+    problem: str | None = None,
+    unavailable: dict[str, str] | None = None,
+    *,
+    paused: str = "",
+    making: bool = False,
+    reading: str | None = None,
+) -> list[Any]:
+    """What the page's `describe` takes: `/stats`, and whether texts were added lately."""
+    gone = unavailable or {}
+    problem = problem or "; ".join(f"{name}: {why}" for name, why in gone.items()) or None
+    production = {"problem": problem, "paused": paused, "unavailable": gone}
+    return [{"problem": reading, "production": production}, making]
+
+
+@pytest.mark.skipif(NODE is None, reason="node is not installed, which runs the page's script")
+def test_what_the_page_says_of_each_state() -> None:
+    asked = {each: f"It is asked again and again: {each}: {BOTH[each]}." for each in BOTH}
+    a, b = asked.values()
+    rests, fine = "Production rests", "Nothing is wrong: it goes on when texts are read."
+    left = "What is in the log can be read"
+    mend = f"{DISK}. {left}; production goes on by itself when this is mended."
+    none, nothing = "No new texts", "Nothing to read yet"
+    only_read = ["good", "Serving what is in the log", "No texts were added lately."]
+    table: list[tuple[list[Any], list[str]]] = [
+        (look(making=True), ["good", "Making and serving texts", ""]),
+        (look(), only_read),
+        ([{"problem": None, "production": {}}, False], only_read),  # nothing adds to this log
+        (look(paused="far"), ["rest", rests, f"far. {fine}"]),
+        (look(paused="far", making=True), ["rest", rests, f"far. {fine}"]),
+        (look(None, GONE, paused="far"), ["warn", rests, f"far. {a}"]),
+        (look(None, GONE, making=True), ["warn", "A teacher is missing", f"{a} The others go on."]),
+        (look(None, GONE), ["bad", none, f"{a} {left}."]),
+        (look(None, FRUITLESS), ["bad", none, f"{b} {left}."]),
+        (look(None, BOTH), ["bad", none, f"{a} {b} {left}."]),
+        (look(DISK, paused=DISK), ["bad", none, mend]),
+        (look(DISK, GONE, paused=DISK, making=True), ["bad", none, mend]),
+        (look(reading="no text yet"), ["warn", nothing, "no text yet."]),
+        (look(DISK, reading=DISK), ["bad", nothing, f"{DISK}."]),
+        (look(DISK, GONE, reading=DISK), ["bad", nothing, f"{DISK}."]),
+        (look(None, BOTH, reading="teacher:a: ..."), ["bad", nothing, f"{a} {b}"]),
+    ]
+    page = importlib.resources.files("hornbook") / "feed/assets/status.html"
+    [function] = re.findall(r"^function describe\(.*?^}$", page.read_text("utf-8"), re.M | re.S)
+    looks = json.dumps([state for state, _ in table])
+    script = f"{function}\nconsole.log(JSON.stringify({looks}.map(each => describe(...each))))"
+    done = subprocess.run([str(NODE), "-e", script], capture_output=True, timeout=60, check=True)
+    for (state, expected), said in zip(table, json.loads(done.stdout), strict=True):
+        assert said == expected, state
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hornbook.errors import HornbookError
 from hornbook.feed.config import FeedConfig
-from hornbook.tokens.feed_protocol import TOKEN_VARIABLE, check_token, feed_token
+from hornbook.tokens.feed_protocol import MAKE_TOKEN, TOKEN_VARIABLE, check_token, feed_token
 
 LEAST_TOKEN = 16
 """Characters of a token, where others than this machine could try: it is guessed without end."""
@@ -61,14 +61,14 @@ def listening_addresses(config: FeedConfig, token: str | None) -> list[Address]:
     outside = [address for _, address in addresses if not is_loopback(address)]
     hint = (
         f"Set the environment variable {TOKEN_VARIABLE}, here (or --feed.token-file) and at the"
-        " trainers; `openssl rand -hex 24` makes a token"
+        f" trainers, to a token; {MAKE_TOKEN}"
     )
     if token is not None and len(token) < LEAST_TOKEN and (outside or config.tunnel):
         raise HornbookError(
             f"the token has {len(token)} characters, and {LEAST_TOKEN} at least where others than"
             " this machine can ask",
             where=config.token_file or TOKEN_VARIABLE,
-            hint="`openssl rand -hex 24` makes one",
+            hint=MAKE_TOKEN,
         )
     if token is None:
         if outside:

@@ -196,19 +196,24 @@ class Mixer:
         """The next batch of the producer whose turn it is, or of the archive in its place."""
         task = self._task(owed)
         while not task.done():
-            if self._is_filled_in(owed):
-                owed, task = ARCHIVE, self._task(ARCHIVE)
+            if (other := self._stand_in(owed)) is not None:
+                owed, task = other, self._task(other)
             began = time.monotonic()
             await asyncio.wait({task}, timeout=_POLL_SECONDS)
             self._waited[owed] += time.monotonic() - began
         del self._making[owed]
         return owed, task.result()
 
-    def _is_filled_in(self, owed: str) -> bool:
-        may = self._limits.fill_in and owed != ARCHIVE and ARCHIVE in self._producers
+    def _stand_in(self, owed: str) -> str | None:
+        """Who fills in for one that is late: the archive; where there is none, who has texts."""
         has_nothing = owed in self._unavailable or owed in self._fruitless()
         is_late = has_nothing or self._waited[owed] >= self._patience
-        return may and is_late and not self._ahead.problem(RESUME)
+        if not self._limits.fill_in or not is_late or self._ahead.problem(RESUME):
+            return None
+        if ARCHIVE in self._producers:
+            return ARCHIVE if owed != ARCHIVE else None
+        others = (name for name in self._producers if name != owed and self._task(name).done())
+        return next(others, None)
 
     def _task(self, name: str) -> asyncio.Task[Made]:
         """The batch that a producer is making; each makes one ahead."""

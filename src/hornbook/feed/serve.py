@@ -211,8 +211,8 @@ def check_settings(config: FeedConfig) -> None:
         ],
     )
     most_bytes(config.keep)
-    for teacher in config.teachers:
-        check_teacher(teacher)
+    for number, teacher in enumerate(config.teachers):
+        check_teacher(teacher, f"feed.teachers[{number}]")
     Languages(config.languages)
 
 

@@ -172,11 +172,11 @@ class TeacherProducer:
         )
 
 
-def check_teacher(config: TeacherConfig) -> None:
-    """Raises `HornbookError`: a setting of one of `feed.teachers` has no meaning."""
+def check_teacher(config: TeacherConfig, where: str = "feed.teachers") -> None:
+    """Raises `HornbookError`: a setting of the teacher at `where` in a recipe has no meaning."""
     check_limits(
         config,
-        "feed.teachers",
+        where,
         [
             ("batch", config.batch >= 1, "at least 1"),
             ("max_tokens", config.max_tokens >= 1, "at least 1"),
@@ -186,7 +186,7 @@ def check_teacher(config: TeacherConfig) -> None:
     if not config.model and config.kind != "openai":  # a server may have one model only
         raise HornbookError(
             f"a teacher of the kind {config.kind} has no model",
-            where="feed.teachers",
+            where=f"{where}.model",
             hint="Name its folder, file or run as `model`",
         )
 

@@ -27,6 +27,8 @@ LEASE_HEADER = "X-Feed-Lease"
 LEASE_SECONDS_HEADER = "X-Feed-Lease-Seconds"
 
 TOKEN_VARIABLE = "HORNBOOK_FEED_TOKEN"
+MAKE_TOKEN = '`python -c "import secrets; print(secrets.token_urlsafe())"` makes one'
+"""A hint; not every machine that has Python has OpenSSL too."""
 
 
 def other_protocol(url: str, version: str) -> HornbookError:
@@ -54,6 +56,6 @@ def check_token(token: str, where: str) -> str:
         raise HornbookError(
             "this is no bearer token: letters, digits and ._~+/=- only",
             where=where,
-            hint="`openssl rand -hex 24` makes one",
+            hint=MAKE_TOKEN,
         )
     return token
