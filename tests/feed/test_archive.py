@@ -107,7 +107,9 @@ def test_a_few_files_are_held_open(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "zip"])
-def test_an_epoch_is_the_permutation_without_what_is_held_out(kind: str, tmp_path: Path) -> None:
+def test_an_epoch_is_the_permutation_without_what_is_held_out(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     producer = opened(made(kind, tmp_path), tmp_path, validation_texts=20, seed=5)
     size, everything = len(TEXTS), np.arange(len(TEXTS))
     held = permute(np.arange(20), size, derive_key(5, "validation")).tolist()
@@ -120,6 +122,7 @@ def test_an_epoch_is_the_permutation_without_what_is_held_out(kind: str, tmp_pat
         if index not in held
     ]
     documents = drawn(producer, len(wanted))[: len(wanted)]
+    assert capsys.readouterr().err.count("its 280 texts were all drawn") == 1
     assert [document.meta["index"] for document in documents] == wanted
     assert [document.text for document in documents] == [TEXTS[index] for index in wanted]
     assert wanted[:280] != wanted[280:] and set(wanted[:280]) == set(wanted[280:])

@@ -24,3 +24,10 @@ def test_waiting_is_said_once_where_it_lasts() -> None:
 
 def test_the_first_texts_of_a_start_do_not_count() -> None:
     assert told([30.0] + [0.0] * 2 * WAIT_WINDOW) == []
+
+
+def test_one_outage_is_not_a_feed_that_is_too_slow() -> None:
+    one = [0.0] * WAIT_WINDOW + [90.0] + [0.0] * WAIT_WINDOW
+    assert told(one) == []
+    assert len(told([0.0] * WAIT_WINDOW + [90.0, 90.0] + [0.0] * WAIT_WINDOW)) == 1
+    assert len(told([*one[:WAIT_WINDOW], 15.0, *one[WAIT_WINDOW + 1 :]])) == 1

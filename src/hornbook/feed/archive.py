@@ -185,6 +185,9 @@ class ArchiveProducer:
             else:
                 documents += pieces(found, index)
                 size += len(found.text)
+        if begin < len(self._archive) <= position:
+            texts = len(self._archive) - self.held_out
+            say(f"archive: its {texts:,} texts were all drawn; from here on again, reordered")
         self._in_vain = 0 if documents else self._in_vain + position - begin
         if self._in_vain > len(self._archive):
             raise HornbookError(

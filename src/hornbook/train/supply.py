@@ -16,7 +16,7 @@ import torch
 
 from hornbook.errors import HornbookError
 from hornbook.tokens.batch import Batch, BatchSource, Resumable
-from hornbook.tokens.feed_client import FeedGone
+from hornbook.tokens.feed_client import FIRST_TOLD_S, FeedGone
 from hornbook.tokens.feed_source import Stopped
 from hornbook.tokens.prefetch import Prefetcher
 from hornbook.train.checkpoint_files import Checkpoint
@@ -159,7 +159,10 @@ class Supply:
         self._begun = True
         if len(self._waits) < WAIT_WINDOW:
             return None
-        waits, times = zip(*self._waits, strict=True)
+        lasting = sorted(self._waits)
+        if lasting[-1][0] > FIRST_TOLD_S:  # one outage, of which the client has spoken already
+            lasting.pop()
+        waits, times = zip(*lasting, strict=True)
         share = sum(waits) / max(sum(times), 1e-9)
         self.note = f"  waits for data {share:.0%}" if share > WAIT_SHARE else ""
         if not self.note or step < self._quiet_until:
