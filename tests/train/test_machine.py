@@ -25,7 +25,7 @@ from hornbook.train.compiling import start
 from hornbook.train.machine import Machine, asked, device_name, pick_device
 from hornbook.train.objective import Forward, NextToken
 from hornbook.train.precision import Precision
-from hornbook.train.probe import choose_precision, probe
+from hornbook.train.probe import bf16_slowdown, choose_precision, probe
 from hornbook.train.probe_memory import (
     allocate_state,
     choose_memory,
@@ -163,6 +163,11 @@ def test_probing_leaves_no_trace() -> None:
     assert {group["lr"] for group in optimizer.param_groups} == {OptimizerConfig().learning_rate}
 
 
+def wide_trial() -> Trial:
+    wide = Decoder(replace(MODEL, width=128, head_dim=64))
+    return Trial(wide, NextToken(), CountingRows().rows(0, 8), CPU)
+
+
 @pytest.mark.parametrize(
     ("seconds", "chosen"), [((1.0, 0.5), "bf16"), ((1.0, 1.1), "fp32"), ((1.0, 9.0), "fp32")]
 )
@@ -173,11 +178,25 @@ def test_a_cpu_takes_bf16_only_where_it_is_faster(
     monkeypatch.setattr(
         Trial, "seconds", lambda self, precision, rows, forward=None: times[precision.name]
     )
-    wide = Decoder(replace(MODEL, width=128, head_dim=64))
-    trial = Trial(wide, NextToken(), CountingRows().rows(0, 8), CPU)
+    monkeypatch.setattr("hornbook.train.probe.bf16_slowdown", lambda: 1.2)
     reasons: dict[str, str] = {}
-    assert choose_precision(replace(PRETRAIN, precision="auto"), trial, reasons) == chosen
+    assert choose_precision(replace(PRETRAIN, precision="auto"), wide_trial(), reasons) == chosen
     assert reasons["precision"].startswith("bf16 measured")
+
+
+def test_a_model_is_not_tried_where_a_cpu_emulates_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tried(*arguments: Any) -> float:
+        raise AssertionError("with 124M parameters this takes five minutes")
+
+    monkeypatch.setattr(Trial, "seconds", tried)
+    monkeypatch.setattr("hornbook.train.probe.bf16_slowdown", lambda: 40.0)
+    reasons: dict[str, str] = {}
+    assert choose_precision(replace(PRETRAIN, precision="auto"), wide_trial(), reasons) == "fp32"
+    assert reasons["precision"] == "this CPU has no bf16: 40x as slow"
+
+
+def test_how_slow_bf16_is_comes_from_products_of_this_cpu() -> None:
+    assert 0.01 < bf16_slowdown() < 1000
 
 
 def test_a_precision_that_does_not_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ takes seconds is done without compiling; the choices are compiled once, by `comp
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import torch
@@ -26,6 +27,10 @@ from hornbook.train.trial import Trial, first_line
 BF16_WIDTH = 128
 """Narrower models use fp32 on a CPU: what bf16 gains there, if anything, is lost in the noise, and
 two starts of the same run should choose the same."""
+
+BF16_EMULATED = 5.0
+"""Where a matrix product takes so many times as long in bf16 as in fp32, a CPU emulates it (40
+times with AVX2 alone), and the model is not tried: with 124M parameters that took five minutes."""
 
 CPU_TRIAL_TOKENS = 1024
 """Tokens of a forward and backward pass when a CPU's precisions are compared..."""
@@ -113,6 +118,10 @@ def faster_on_cpu(trial: Trial, reasons: dict[str, str]) -> PrecisionName:
     if trial.model.config.width < BF16_WIDTH:
         reasons["precision"] = "the model is too small to gain from bf16"
         return "fp32"
+    (slowdown,) = trial.world.largest(bf16_slowdown())
+    if slowdown > BF16_EMULATED:
+        reasons["precision"] = f"this CPU has no bf16: {slowdown:.0f}x as slow"
+        return "fp32"
     rows = min(len(trial.batch), max(1, CPU_TRIAL_TOKENS // trial.batch.inputs.shape[1]))
     best = {"fp32": math.inf, "bf16": math.inf}
     spent = 0.0  # by what all processes agree on, so that all stop after the same round
@@ -131,6 +140,20 @@ def faster_on_cpu(trial: Trial, reasons: dict[str, str]) -> PrecisionName:
     gain = best["fp32"] / best["bf16"]
     reasons["precision"] = f"bf16 measured {gain:.1f}x as fast as fp32"
     return "bf16" if gain > 1 else "fp32"
+
+
+def bf16_slowdown() -> float:
+    """How many times as long as in fp32 a small matrix product takes in bf16 on this CPU; 0.1 s."""
+    best = []
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = torch.ones(128, 256, dtype=dtype), torch.ones(256, 512, dtype=dtype)
+        times = []
+        for _ in range(4):
+            began = time.perf_counter()
+            left @ right
+            times.append(time.perf_counter() - began)
+        best.append(min(times))
+    return best[1] / best[0]
 
 
 # ----------------------------------------------------------------------------------------- kernels
