@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
-from tiny_run import LENGTH, CountingRows, events, fit, losses
+from tiny_run import LENGTH, MODEL, CountingRows, events, fit, losses
 
 from hornbook.errors import HornbookError
+from hornbook.model.decoder import Decoder
 from hornbook.tokens.batch import Batch
 from hornbook.train.machine import Machine
-from hornbook.train.objective import NextToken
+from hornbook.train.objective import NextToken, bind
+from hornbook.train.precision import Precision
+from hornbook.train.replay import Replay, free_workspaces
+from hornbook.train.step import forward_backward
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -130,6 +135,27 @@ def test_memory_running_out_ends_replaying(tmp_path: Path) -> None:
         for (_, a), (_, b) in zip(losses(tmp_path / "off"), losses(tmp_path / "on"), strict=True)
     ]
     assert max(apart) < 0.01, "sums of bf16 gradients in another order"
+
+
+def test_a_graph_works_in_memory_of_its_own() -> None:
+    """Also in workspaces of its own, where cuBLAS's were given back after it was captured."""
+    cuda, wide = torch.device("cuda"), {"width": 256, "head_dim": 128, "mlp_width": 1024}
+    model = Decoder(replace(MODEL, **{**SMALL, **NO_DROPOUT, **wide})).to(cuda).train()
+    batch, precision = CountingRows().rows(0, 64).to(cuda), Precision("bf16", cuda)
+    replay = Replay(model, bind(NextToken(), model), batch, precision)
+    free_workspaces(cuda)
+    others = [torch.full((size,), 7, dtype=torch.uint8, device=cuda)
+              for size in (2**31, *[2**25] * 20, *[2**22] * 50, *[2**19] * 100)]  # fmt: skip
+    replay.clear()
+    loss, _ = replay(batch, 8.0)
+    replayed = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    assert all(bool((other == 7).all()) for other in others), "written by the graph"
+    model.zero_grad(set_to_none=True)
+    forward = bind(NextToken(), model)
+    launched, _ = forward_backward(forward, batch, precision, lambda loss: loss / 8.0)
+    assert torch.equal(loss, launched)
+    again = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.equal(a, b) for a, b in zip(replayed, again, strict=True))
 
 
 class Full(NextToken):

@@ -28,7 +28,7 @@ BF16_WIDTH = 128
 """Narrower models use fp32 on a CPU: what bf16 gains there, if anything, is lost in the noise, and
 two starts of the same run should choose the same."""
 
-BF16_EMULATED = 5.0
+BF16_EMULATED = 2.0
 """Where a matrix product takes so many times as long in bf16 as in fp32, a CPU emulates it (40
 times with AVX2 alone), and the model is not tried: with 124M parameters that took five minutes."""
 
