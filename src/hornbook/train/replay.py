@@ -199,7 +199,8 @@ def free_workspaces(device: torch.device) -> None:
     cached those were lost to all other streams, so that half the rows fitted. A graph must keep its
     own: it does, in its memory, where this was called before capturing.
     """
-    torch._C._cuda_clearCublasWorkspaces()
+    if device.type == "cuda":  # a build of PyTorch for CPUs has no such function
+        torch._C._cuda_clearCublasWorkspaces()
     free_memory(device)
 
 
