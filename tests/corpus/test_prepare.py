@@ -146,6 +146,7 @@ def test_what_is_dropped_is_counted_with_samples(tmp_path: Path) -> None:
     assert report.kept.documents == 8 and not report.dropped
 
 
+@pytest.mark.long
 def test_few_large_documents_are_never_held_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ def test_several_processes_are_killed(tmp_path: Path, feed: FeedProcess) -> None
     check_alike(tmp_path / "killed", feed, processes=2)
 
 
+@pytest.mark.long
 def test_an_interrupt_while_the_feed_is_down(tmp_path: Path, feed: FeedProcess) -> None:
     folder = tmp_path / "run"
     process = start(folder, feed, {"steps": 100_000, "checkpoint_every": 0})
@@ -136,6 +137,7 @@ def test_an_interrupt_while_the_feed_is_down(tmp_path: Path, feed: FeedProcess) 
     assert newest.name == f"step-{steps_done(folder):08d}"
 
 
+@pytest.mark.long
 def test_a_feed_that_is_not_there_yet(tmp_path: Path, feed: FeedProcess) -> None:
     feed.kill()
     process = start(tmp_path / "run", feed, {"steps": 2})
@@ -145,6 +147,7 @@ def test_a_feed_that_is_not_there_yet(tmp_path: Path, feed: FeedProcess) -> None
     assert process.wait(120) == 0, (tmp_path / "run" / "said").read_text()
 
 
+@pytest.mark.long
 def test_an_end_that_saves_where_the_feed_never_comes_back(
     tmp_path: Path, feed: FeedProcess
 ) -> None:

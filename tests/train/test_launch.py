@@ -147,6 +147,7 @@ def test_a_sharded_run_starts_and_is_judged_as_a_whole_one(run: Path) -> None:
     assert numbers[0] == pytest.approx(numbers[1], rel=1e-6)
 
 
+@pytest.mark.long
 def test_an_error_of_one_process_is_said_once(run: Path) -> None:
     code, said = done(start(run, "--pretrain.global_batch_tokens", "1"))
     assert code == 2
@@ -176,6 +177,7 @@ def test_a_signal_saves_in_all_and_the_run_goes_on(run: Path, number: signal.Sig
     assert [step for step, _ in losses(run)] == list(range(1, stopped + 3))
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_the_run_and_it_goes_on(run: Path) -> None:
     process = start(run, "--pretrain.steps", "100000")
     wait_for(process, lambda: len(losses(run)) > 20)
