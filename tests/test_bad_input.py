@@ -118,6 +118,14 @@ TINY = [
 ON_CPU = ["--pretrain.device", "cpu"]
 
 
+@pytest.fixture(scope="module")
+def trained(tokenized: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with a model of two steps."""
+    run = Path(shutil.copytree(tokenized, tmp_path_factory.mktemp("trained") / "run"))
+    assert main(["pretrain", "--run", str(run), *TINY, "--pretrain.steps", "2"]) == 0
+    return run
+
+
 def test_a_vocabulary_larger_than_the_data_allows(
     capsys: pytest.CaptureFixture[str], run: Path
 ) -> None:
@@ -172,9 +180,13 @@ def test_a_checkpoint_of_another_architecture(
     ],
 )
 def test_a_refused_setting_leaves_the_trained_model_and_its_recipe(
-    capsys: pytest.CaptureFixture[str], run: Path, options: list[str], problem: str
+    capsys: pytest.CaptureFixture[str],
+    trained: Path,
+    tmp_path: Path,
+    options: list[str],
+    problem: str,
 ) -> None:
-    assert main(["pretrain", "--run", str(run), *TINY, "--pretrain.steps", "2"]) == 0
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
     recipe = (run / "recipe.yaml").read_text()
     assert problem in refused(capsys, "pretrain", "--run", str(run), *options)
     assert (run / "recipe.yaml").read_text() == recipe

@@ -212,7 +212,9 @@ def test_an_end_that_readers_had_and_is_gone_is_named(
     assert "the end: 20 to 29" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "end", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL]
+)
 def test_numbers_that_were_read_are_not_given_again(
     tmp_path: Path, archive: Path, end: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:

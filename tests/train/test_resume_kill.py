@@ -104,7 +104,10 @@ tiny_run.fit(Path(folder), json.loads(settings))
 """
 
 
-@pytest.mark.parametrize("phase", ["stage", "tensor write", "rename", "prune"])
+LONG = [pytest.param(phase, marks=pytest.mark.long) for phase in ("stage", "prune")]
+
+
+@pytest.mark.parametrize("phase", [*LONG, "tensor write", "rename"])
 def test_killed_inside_each_phase_of_a_checkpoint(
     tmp_path: Path, undisturbed: Path, phase: str
 ) -> None:
